@@ -1,0 +1,35 @@
+# make demo   protect real pictures on the built-in demo model (IMAGES="a.png b.jpg" takes your own)
+# make test   every test that needs no host and no accelerator
+# make lint   style and types
+VENV := .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+IMAGES ?= demo/original
+
+.PHONY: demo test test-slow lint clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[headless,demo,dev]"
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/python -m mist_attack.demo.pictures demo/original
+	$(BIN)/mist protect $(IMAGES) --out demo --checkpoint demo --report demo/report.json
+	$(BIN)/python -m mist_attack.demo.contact_sheet demo/report.json
+	@echo "Look at demo/contact_sheet.png; the figures are in demo/report.json."
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest --slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info

@@ -1,0 +1,265 @@
+"""Train a demo model: a latent-diffusion model of Stable Diffusion v1's shape, small enough for a repository.
+
+    python -m mist_attack.demo.train --pictures FOLDER --out mist_attack/demo/seed0 --seed 0
+
+FOLDER has one sub-folder of pictures per kind (see PROMPTS). The result is a diffusers folder: `vae/`, `unet/`
+and, where Stable Diffusion has a text encoder, `prompts.safetensors` with one learned embedding per prompt.
+First the KL autoencoder (f = 8, 4 channels; Rombach et al. 2022, arXiv 2112.10752), then the denoiser on its
+scaled latents with SD's noise schedule and epsilon prediction (Ho et al. 2020, eq. 14). Interrupted runs resume.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+PROMPTS = {
+    "painting": "a painting",
+    "photograph": "a photo",
+    "drawing": "a drawing",
+    "lineart": "line art",
+}
+TOKENS, TOKEN_WIDTH = 8, 64
+KL_WEIGHT = 1e-6  # as in LDM: the posterior becomes as narrow as SD's
+LATENT_JITTER = 0.02  # of the latents' deviation; keeps the decoder smooth off the encoder's exact latents
+PROMPT_DROPOUT = 0.15
+KIND_SHARES = {"painting": 0.35, "photograph": 0.35, "drawing": 0.2, "lineart": 0.1}
+SIDES = (512, 384, 256)  # the shorter sides at which every picture is seen
+
+
+class Pictures:
+    """Pictures in memory at several scales, drawn as random square crops with their kind."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.by_kind = {kind: _load(folder / kind) for kind in PROMPTS if (folder / kind).is_dir()}
+        if not self.by_kind:
+            raise SystemExit(f"{folder}: expected sub-folders named {', '.join(PROMPTS)} with pictures inside.")
+        shares = np.array([KIND_SHARES[kind] for kind in self.by_kind])
+        self.shares = shares / shares.sum()
+
+    def crops(self, count: int, side: int) -> tuple[Tensor, list[str]]:
+        """(count, 3, side, side) float32 in [-1, 1], and the kind of each."""
+        kinds = list(self.rng.choice(list(self.by_kind), size=count, p=self.shares))
+        crops = np.stack([self._crop(kind, side) for kind in kinds])
+        return torch.from_numpy(crops).permute(0, 3, 1, 2).float().div(127.5).sub(1), kinds
+
+    def _crop(self, kind: str, side: int) -> np.ndarray:
+        pictures = self.by_kind[kind]
+        scales = pictures[self.rng.integers(len(pictures))]
+        picture = scales[self.rng.integers(len(scales))]
+        top = self.rng.integers(max(1, picture.shape[0] - side + 1))
+        left = self.rng.integers(max(1, picture.shape[1] - side + 1))
+        crop = picture[top : top + side, left : left + side]
+        crop = np.pad(crop, ((0, side - crop.shape[0]), (0, side - crop.shape[1]), (0, 0)), mode="edge")
+        return crop[:, ::-1] if self.rng.random() < 0.5 else crop
+
+
+def _load(folder: Path) -> list[list[np.ndarray]]:
+    pictures = []
+    for path in sorted(folder.iterdir()):
+        with Image.open(path) as image:
+            image = image.convert("RGB")
+        sides = [side for side in SIDES if side <= min(image.size)] or [min(image.size)]
+        pictures.append([np.asarray(_shorter_side(image, side)) for side in sides])
+    return pictures
+
+
+def _shorter_side(image: Image.Image, side: int) -> Image.Image:
+    factor = side / min(image.size)
+    size = (round(image.width * factor), round(image.height * factor))
+    return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
+
+
+def new_vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(24, 48, 80, 96),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+    )
+
+
+def new_unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(32, 56, 72),
+        layers_per_block=1,
+        cross_attention_dim=TOKEN_WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    )
+
+
+def sd_schedule() -> DDPMScheduler:
+    """Stable Diffusion v1's noise schedule."""
+    return DDPMScheduler(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+
+
+class PromptTable(torch.nn.Module):
+    """One learned (TOKENS, TOKEN_WIDTH) embedding per prompt; the empty prompt is the unconditional one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prompts = ["", *PROMPTS.values()]
+        self.embeddings = torch.nn.Parameter(torch.randn(len(self.prompts), TOKENS, TOKEN_WIDTH))
+
+    def forward(self, prompts: list[str]) -> Tensor:
+        return self.embeddings[[self.prompts.index(prompt) for prompt in prompts]]
+
+
+class Trainer:
+    """AdamW with warm-up and cosine decay, an averaged copy of the weights, and checkpoints to resume from."""
+
+    def __init__(self, module: torch.nn.Module, steps: int, rate: float, state: Path) -> None:
+        self.module, self.steps, self.rate, self.state_path = module, steps, rate, state
+        self.average = torch.optim.swa_utils.AveragedModel(
+            module, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998)
+        )
+        self.optimizer = torch.optim.AdamW(module.parameters(), rate, betas=(0.9, 0.98), weight_decay=0.01)
+        self.step = 0
+        if state.exists():
+            saved = torch.load(state, weights_only=True)
+            module.load_state_dict(saved["module"])
+            self.average.load_state_dict(saved["average"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.step = saved["step"]
+
+    def remaining(self) -> Iterator[int]:
+        bar = tqdm(range(self.step, self.steps), initial=self.step, total=self.steps)
+        for self.step in bar:
+            yield self.step
+            if self.step % 50 == 0:
+                bar.set_postfix_str(self.note)
+            if self.step % 500 == 499:
+                self.save(self.step + 1)
+        self.save(self.steps)
+
+    def update(self, loss: Tensor) -> None:
+        warm = min(1.0, (self.step + 1) / 200)
+        decay = 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * warm * max(decay, 1e-3)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+        self.optimizer.step()
+        self.average.update_parameters(self.module)
+        self.note = f"loss {float(loss):.4f}"
+
+    def save(self, step: int) -> None:
+        state: dict[str, Any] = {
+            "module": self.module.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": step,
+        }
+        partial = self.state_path.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self.state_path)
+
+
+def train_vae(pictures: Pictures, steps: int, state: Path, device: str, bf16: bool) -> AutoencoderKL:
+    vae = new_vae().to(device, memory_format=torch.channels_last)
+    trainer = Trainer(vae, steps, 2e-3, state)
+    for step in trainer.remaining():
+        side = 128 if step % 2 else 64
+        images, _ = pictures.crops(8 * 64 * 64 // side**2, side)
+        images = images.to(device, memory_format=torch.channels_last)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+            posterior = vae.encode(images).latent_dist
+            latents = posterior.sample()
+            jitter = LATENT_JITTER * latents.detach().std() * torch.randn_like(latents)
+            decoded = vae.decode(latents + jitter).sample.float()
+        error = decoded - images
+        divergence = posterior.kl().mean() / images[0].numel()
+        trainer.update(error.square().mean() + 0.1 * error.abs().mean() + KL_WEIGHT * divergence)
+    return trainer.average.module.eval()
+
+
+@torch.no_grad()
+def latent_bank(vae: AutoencoderKL, pictures: Pictures, count: int, device: str) -> tuple[Tensor, list[str]]:
+    """Scaled latents of `count` crops of 256 px, on the CPU; sets the VAE's scaling factor on the way."""
+    latents, kinds = [], []
+    for _ in tqdm(range(count // 8), desc="latents"):
+        images, names = pictures.crops(8, 256)
+        latents.append(vae.encode(images.to(device)).latent_dist.mode().float().cpu())
+        kinds += names
+    bank = torch.cat(latents)
+    vae.register_to_config(scaling_factor=round(1 / float(bank.std()), 5))
+    return bank * vae.config["scaling_factor"], kinds
+
+
+def train_unet(
+    bank: tuple[Tensor, list[str]], steps: int, state: Path, seed: int, device: str
+) -> tuple[UNet2DConditionModel, PromptTable]:
+    latents, kinds = bank
+    model = torch.nn.ModuleDict({"unet": new_unet(), "prompts": PromptTable()}).to(device)
+    trainer, schedule = Trainer(model, steps, 1e-3, state), sd_schedule()
+    rng = np.random.default_rng(seed)
+    for step in trainer.remaining():
+        side, count = (32, 6) if step % 2 else (16, 24)
+        chosen = rng.integers(len(latents), size=count)
+        top, left = rng.integers(33 - side, size=2)
+        clean = latents[chosen, :, top : top + side, left : left + side].to(device)
+        prompts = ["" if rng.random() < PROMPT_DROPOUT else PROMPTS[kinds[i]] for i in chosen]
+        # stratified: every batch sees all timestep bands, which halves the noise of the gradient
+        strata = (np.arange(count) + rng.random(count)) / count
+        timesteps = torch.from_numpy((strata * 1000).astype(np.int64)).to(device)
+        noise = torch.randn_like(clean)
+        noised = schedule.add_noise(clean, noise, timesteps)
+        eps_pred = model["unet"](noised, timesteps, model["prompts"](prompts)).sample
+        trainer.update((eps_pred - noise).square().mean())
+    average = trainer.average.module.eval()
+    return average["unet"], average["prompts"]
+
+
+def save_model(vae: AutoencoderKL, unet: UNet2DConditionModel, prompts: PromptTable, out: Path) -> None:
+    vae.to(torch.float16).save_pretrained(out / "vae")
+    unet.to(torch.float16).save_pretrained(out / "unet")
+    sd_schedule().save_pretrained(out / "scheduler")
+    table = dict(zip(prompts.prompts, prompts.embeddings.detach().half().cpu(), strict=True))
+    save_file({name: row.contiguous() for name, row in table.items()}, out / "prompts.safetensors")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--work", type=Path, help="where to keep checkpoints (default: OUT/training)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--vae-steps", type=int, default=9000)
+    parser.add_argument("--unet-steps", type=int, default=8000)
+    parser.add_argument("--latents", type=int, default=3200, help="crops encoded for the denoiser")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast for the autoencoder")
+    options = parser.parse_args(arguments)
+
+    work = options.work or options.out / "training"
+    work.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(options.seed)
+    pictures = Pictures(options.pictures, options.seed)
+    vae = train_vae(pictures, options.vae_steps, work / "vae.pt", options.device, options.bf16)
+    bank = latent_bank(vae, pictures, options.latents, options.device)
+    unet, prompts = train_unet(bank, options.unet_steps, work / "unet.pt", options.seed, options.device)
+    save_model(vae, unet, prompts, options.out)
+
+
+if __name__ == "__main__":
+    main()

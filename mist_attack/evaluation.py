@@ -1,0 +1,46 @@
+"""What a model makes of a picture: its reconstruction, and a variation by img2img. For looking and for reports."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .surrogate import Conditioning, Surrogate
+from .views import View, plan
+
+
+def seen(surrogate: Surrogate, image: Tensor, working_size: int) -> tuple[View, Tensor]:
+    """The one view of the whole (1, 3, H, W) picture, and what the model sees of it on its device."""
+    multiple = surrogate.spatial_multiple("fused" if len(surrogate.sigmas) else "textural")
+    (view,) = plan(image.shape[2], image.shape[3], "whole", working_size, multiple)
+    return view, view.look(view.region(image.to(surrogate.device)))
+
+
+@torch.no_grad()
+def reconstruct(surrogate: Surrogate, image: Tensor) -> Tensor:
+    """(1, 3, H, W) in [0, 1], sides multiples of the model's -> what the autoencoder keeps of it."""
+    return surrogate.decode(surrogate.encode(image))
+
+
+@torch.no_grad()
+def img2img(
+    surrogate: Surrogate, image: Tensor, conditioning: Conditioning, strength: float, steps: int = 20, seed: int = 0
+) -> Tensor:
+    """SDEdit (Meng et al. 2022, arXiv 2108.01073): noise to `strength` of the schedule, then denoise.
+
+    Deterministic Euler steps in sigma (Karras et al. 2022, algorithm 2 without churn), which is DDIM.
+    image: (1, 3, H, W) in [0, 1], sides multiples of the model's. strength: in (0, 1].
+    """
+    generator = torch.Generator(surrogate.device).manual_seed(seed)
+    x = surrogate.encode(image)
+    highest = max(1, round(strength * len(surrogate.sigmas)) - 1)
+    timesteps = torch.linspace(highest, 0, steps).round().long()
+    sigmas = torch.cat([surrogate.sigmas[timesteps.to(surrogate.sigmas.device)], x.new_zeros(1)])
+    noise = torch.randn(x.shape, generator=generator, device=x.device)
+    x = surrogate.noised(x, noise, sigmas[:1])
+    for sigma, following in zip(sigmas, sigmas[1:], strict=False):
+        if sigma == following:  # two rounded timesteps fell together
+            continue
+        denoised = surrogate.denoise(x, sigma[None], conditioning)
+        x = x + (x - denoised) / sigma * (following - sigma)
+    return surrogate.decode(x)

@@ -1,0 +1,61 @@
+"""The objective as a function of the whole picture: every view of it goes through the encoder once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .objectives import LatentObjective
+from .surrogate import Surrogate
+from .views import View
+
+
+class PictureLoss:
+    """The mean of the objective over the views; see pgd.Loss for the contract.
+
+    Per step and view: one encoder forward, one encoder backward, and what the objective needs at the latents.
+    """
+
+    def __init__(
+        self,
+        surrogate: Surrogate,
+        views: Sequence[View],
+        objectives: Sequence[LatentObjective],
+        generator: torch.Generator,
+    ) -> None:
+        self.surrogate, self.generator = surrogate, generator
+        self.pairs = list(zip(views, objectives, strict=True))
+        self.deterministic = all(objective.deterministic for objective in objectives)
+
+    def value(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            losses = [objective.value(self._latents(view, x)).sum() for view, objective in self.pairs]
+        return torch.stack(losses).mean()
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if len(self.pairs) == 1:
+            return self._one(*self.pairs[0], x)
+        losses, gradient = [], torch.zeros_like(x)
+        for view, objective in self.pairs:
+            loss, part = self._one(view, objective, x)
+            view.region(gradient).add_(part)
+            losses.append(loss)
+        return torch.stack(losses).mean(), gradient
+
+    def measure(self, x: Tensor, seed: int) -> dict[str, float]:
+        """The objective's named figures, means over the views."""
+        with torch.no_grad():
+            rows = [objective.measure(self._latents(view, x), seed) for view, objective in self.pairs]
+        return {name: float(torch.stack([row[name] for row in rows]).mean()) for name in rows[0]}
+
+    def _one(self, view: View, objective: LatentObjective, x: Tensor) -> tuple[Tensor, Tensor]:
+        region = view.region(x).detach().requires_grad_()
+        latents = self.surrogate.encode(view.look(region))
+        loss, latent_gradient = objective.value_and_gradient(latents.detach(), self.generator)
+        (gradient,) = torch.autograd.grad(latents, region, latent_gradient)
+        return loss.sum(), gradient.mul_(view.weight(gradient))
+
+    def _latents(self, view: View, x: Tensor) -> Tensor:
+        return self.surrogate.encode(view.look(view.region(x)))

@@ -1,0 +1,161 @@
+"""What the attack minimises, as functions of the scaled latents: textural, semantic and fused.
+
+Working at the latents is what lets every objective share one pass through the encoder: the gradient is taken here,
+at detached latents, and the encoder's backward carries it to the picture (the chain rule cut in two).
+Normalisation: both terms are means per image, and fused = textural - (semantic_weight / 16384) * semantic. At
+512 x 512 (4 x 64 x 64 = 16384 latents) that is Mist's sum - 10^(w+3) * mean, divided by 16384.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .settings import Settings
+from .surrogate import Conditioning, Surrogate
+
+MIST_LATENTS = 16384
+JUDGED_TIMESTEPS = (0.125, 0.375, 0.625, 0.875)  # of the schedule: strata, so that few draws judge it evenly
+
+
+class LatentObjective(Protocol):
+    deterministic: bool
+
+    def value(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B,) loss to minimise. Only where deterministic."""
+        ...
+
+    def value_and_gradient(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Detached (B, C, h, w) -> (B,) loss to minimise, and d sum(loss) / d latents."""
+        ...
+
+    def measure(self, latents: Tensor, seed: int) -> dict[str, Tensor]:
+        """Named scalars for the report; the same seed judges two pictures by the same draws."""
+        ...
+
+
+class Textural:
+    """Mean squared distance to the target's latents (Mist, Liang & Wu 2023, arXiv 2305.12683, eq. 7)."""
+
+    deterministic = True
+
+    def __init__(self, target_latents: Tensor) -> None:
+        self.target_latents = target_latents
+
+    def value(self, latents: Tensor) -> Tensor:
+        return _mean_square(latents - self.target_latents)
+
+    def value_and_gradient(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        distance = latents - self.target_latents
+        return _mean_square(distance), distance * (2 / distance[0].numel())
+
+    def measure(self, latents: Tensor, seed: int) -> dict[str, Tensor]:
+        return {"target_distance": self.value(latents).mean()}
+
+
+class Semantic:
+    """Minus the denoising loss at a random timestep (AdvDM, Liang et al. 2023, arXiv 2302.04578, eq. 6).
+
+    `exact` differentiates through the UNet. `sds` leaves out its Jacobian (Xue et al. 2024, arXiv 2311.12832):
+    g = -(2 / N) * (eps_pred - noise) / sqrt(1 + sigma^2), the last factor being d noised / d latents for a
+    variance-preserving model. Direction `descent` minimises the denoising loss instead.
+    """
+
+    deterministic = False
+
+    def __init__(
+        self, surrogate: Surrogate, conditioning: Conditioning, gradient: str = "exact", direction: str = "ascent"
+    ) -> None:
+        self.surrogate, self.conditioning, self.gradient = surrogate, conditioning, gradient
+        self.sign = -1.0 if direction == "ascent" else 1.0
+
+    def value(self, latents: Tensor) -> Tensor:
+        raise TypeError("the denoising loss is a random draw; two values cannot be compared")
+
+    def value_and_gradient(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        sigma, noise = self._draw(latents, generator)
+        if self.gradient == "sds":
+            loss, gradient = self._sds(latents, noise, sigma)
+        else:
+            loss, gradient = self._exact(latents, noise, sigma)
+        return self.sign * loss, self.sign * gradient
+
+    def measure(self, latents: Tensor, seed: int) -> dict[str, Tensor]:
+        generator = torch.Generator(latents.device).manual_seed(seed)
+        losses = []
+        with torch.no_grad():
+            for share in JUDGED_TIMESTEPS:
+                sigma = self.surrogate.sigmas[int(share * len(self.surrogate.sigmas))].expand(len(latents))
+                noise = _normal(latents, generator)
+                losses.append(_mean_square(self._error(latents, noise, sigma)).mean())
+        return {"denoising_loss": torch.stack(losses).mean()}
+
+    def _draw(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        sigmas = self.surrogate.sigmas
+        timesteps = torch.randint(len(sigmas), (len(latents),), generator=generator, device=latents.device)
+        return sigmas[timesteps], _normal(latents, generator)
+
+    def _exact(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = latents.detach().requires_grad_()
+        loss = _mean_square(self._error(leaf, noise, sigma))
+        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+        return loss.detach(), gradient
+
+    def _sds(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            error = self._error(latents, noise, sigma)
+        scale = (2 / error[0].numel()) / (1 + sigma.square()).sqrt()
+        return _mean_square(error), error * scale.view(-1, 1, 1, 1)
+
+    def _error(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """eps_pred - noise."""
+        noised = self.surrogate.noised(latents, noise, sigma)
+        denoised = self.surrogate.denoise(noised, sigma, self.conditioning)
+        return (noised - denoised) / sigma.view(-1, 1, 1, 1) - noise
+
+
+class Fused:
+    """Textural plus the weighted semantic term; remembers how the norms of their gradients compare."""
+
+    deterministic = False
+
+    def __init__(self, textural: Textural, semantic: Semantic, semantic_weight: float) -> None:
+        self.textural, self.semantic, self.share = textural, semantic, semantic_weight / MIST_LATENTS
+        self.ratios: list[Tensor] = []
+
+    def value(self, latents: Tensor) -> Tensor:
+        raise TypeError("the denoising loss is a random draw; two values cannot be compared")
+
+    def value_and_gradient(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        loss_t, gradient_t = self.textural.value_and_gradient(latents, generator)
+        loss_s, gradient_s = self.semantic.value_and_gradient(latents, generator)
+        gradient_s = gradient_s * self.share
+        self.ratios.append(gradient_s.norm() / gradient_t.norm())
+        return loss_t + self.share * loss_s, gradient_t + gradient_s
+
+    def measure(self, latents: Tensor, seed: int) -> dict[str, Tensor]:
+        return self.textural.measure(latents, seed) | self.semantic.measure(latents, seed)
+
+
+def build(
+    settings: Settings, surrogate: Surrogate, target_latents: Tensor | None, conditioning: Conditioning
+) -> LatentObjective:
+    """The objective that `settings` name. Target latents may be None for semantic, conditioning for textural."""
+    if settings.objective == "textural":
+        assert target_latents is not None
+        return Textural(target_latents)
+    semantic = Semantic(surrogate, conditioning, settings.gradient, settings.direction)
+    if settings.objective == "semantic":
+        return semantic
+    assert target_latents is not None
+    return Fused(Textural(target_latents), semantic, settings.semantic_weight)
+
+
+def _mean_square(difference: Tensor) -> Tensor:
+    return difference.square().mean(dim=(1, 2, 3))
+
+
+def _normal(latents: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(latents.shape, generator=generator, device=latents.device, dtype=latents.dtype)

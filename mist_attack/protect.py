@@ -1,0 +1,183 @@
+"""The way of a picture, from top to bottom."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import PictureError
+from .loss import PictureLoss
+from .objectives import Fused, LatentObjective, build
+from .pgd import Budget, OnStep, pgd
+from .report import Report, pixel_figures
+from .settings import Settings
+from .surrogate import Surrogate
+from .targets import PatternTarget, PictureTarget
+from .views import View, plan
+
+
+@dataclass(frozen=True)
+class Protected:
+    """images: (B, 3, H, W) float32; changed values lie on the 8-bit grid, masked-out ones are those given."""
+
+    images: Tensor
+    reports: list[Report]
+
+
+def protect(
+    images: Tensor,
+    surrogate: Surrogate,
+    settings: Settings,
+    *,
+    mask: Tensor | None = None,
+    target: Tensor | None = None,
+    conditioning: object = None,
+    on_step: OnStep | None = None,
+) -> Protected:
+    """Perturb pictures within `settings.epsilon` so that models like `surrogate` mis-read them.
+
+    images: (B, 3, H, W) in [0, 1]; the budget counts from round(255 * images). mask: (1 or B, 1, H, W) in [0, 1],
+    1 = may change, scaling the budget; None allows all. target: (1, 3, h, w), in place of the named pattern.
+    conditioning: in place of settings.prompt. on_step: see pgd.Progress; raising Stop keeps what is reached.
+    Each picture is treated alone, with its own generator: results do not depend on the batch.
+    Raises PictureError, SettingsError, GradientError; `images` is never written to.
+    """
+    mask = check(images, mask, target)
+    job = _Job(surrogate, settings, target, conditioning, on_step)
+    results = [job.protect(images[i : i + 1], mask[i : i + 1]) for i in range(len(images))]
+    return Protected(torch.cat([result.images for result in results]), [r for x in results for r in x.reports])
+
+
+def check(images: Tensor, mask: Tensor | None = None, target: Tensor | None = None) -> Tensor:
+    """Refuse what cannot be protected; the mask for every picture of the batch. Raises PictureError."""
+    _check_picture("pictures", images)
+    if target is not None:
+        _check_picture("a target", target)
+    batch, _, height, width = images.shape
+    if mask is None:
+        return torch.ones(1, 1, 1, 1).expand(batch, 1, height, width)
+    if mask.ndim != 4 or mask.shape[0] not in (1, batch) or mask.shape[1:] != (1, height, width):
+        raise PictureError(
+            f"Expected a mask of shape (1 or {batch}, 1, {height}, {width}), as large as the picture; "
+            f"got {tuple(mask.shape)}."
+        )
+    _check_range("a mask", mask)
+    return mask.float().expand(batch, 1, height, width)
+
+
+def _check_picture(name: str, images: Tensor) -> None:
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise PictureError(f"Expected {name} of shape (B, 3, H, W) with no empty side; got {tuple(images.shape)}.")
+    _check_range(name, images)
+
+
+def _check_range(name: str, values: Tensor) -> None:
+    low, high = values.aminmax()
+    if not (float(low) >= 0 and float(high) <= 1):
+        raise PictureError(f"Expected {name} with values in [0, 1]; got {float(low):g} to {float(high):g}.")
+
+
+@dataclass(frozen=True)
+class _Job:
+    surrogate: Surrogate
+    settings: Settings
+    target: Tensor | None
+    conditioning: object
+    on_step: OnStep | None
+
+    def protect(self, image: Tensor, mask: Tensor) -> Protected:
+        height, width = image.shape[2:]
+        multiple = self.surrogate.spatial_multiple(self.settings.objective)
+        views = plan(height, width, self.settings.view, self.settings.working_size, multiple)
+        return self.surrogate.run(
+            lambda ready: self._attack(ready, image, mask, views),
+            1,
+            max(view.model_height for view in views),
+            max(view.model_width for view in views),
+            low_vram=self.settings.low_vram,
+        )
+
+    def _attack(self, ready: Surrogate, image: Tensor, mask: Tensor, views: list[View]) -> Protected:
+        begun, settings = time.perf_counter(), self.settings
+        generator = torch.Generator(ready.device).manual_seed(settings.seed)
+        source = image.to(ready.device, torch.float32)
+        original = to_levels(source)
+        budget = Budget(original / 255, settings.epsilon, mask.to(ready.device), keep_tone=settings.keep_tone)
+        objectives, target_name = self._objectives(ready, views, image.shape[2], image.shape[3])
+        loss = PictureLoss(ready, views, objectives, generator)
+
+        before = loss.measure(budget.x0, settings.seed)
+        movable = bool(budget.reach.any())
+        x, done = self._descend(loss, budget, generator) if movable else (budget.x0, 0)
+        protected = quantize(x, original, budget.reach)
+        after = loss.measure(protected / 255, settings.seed)
+
+        report = Report(
+            model=ready.name,
+            settings=settings.as_dict(),
+            target=target_name,
+            width=image.shape[3],
+            height=image.shape[2],
+            steps_done=done,
+            stopped=movable and done < settings.steps,
+            seconds=round(time.perf_counter() - begun, 3),
+            before=before,
+            after=after,
+            gradient_ratio=_gradient_ratio(objectives),
+            **pixel_figures(original, protected, settings.epsilon * 255),
+        )
+        result = torch.where(budget.reach > 0, protected / 255, source)
+        return Protected(result.to(image.device), [report])
+
+    def _descend(self, loss: PictureLoss, budget: Budget, generator: torch.Generator) -> tuple[Tensor, int]:
+        settings = self.settings
+        return pgd(
+            loss,
+            budget,
+            step_size=settings.step_size,
+            steps=settings.steps,
+            decay=settings.step_decay,
+            generator=generator if settings.random_start else None,
+            on_step=self.on_step,
+        )
+
+    def _objectives(
+        self, ready: Surrogate, views: list[View], height: int, width: int
+    ) -> tuple[list[LatentObjective], str | None]:
+        """One per view: target latents once per distinct crop of the target, the prompt once."""
+        settings = self.settings
+        conditioning = self.conditioning
+        if conditioning is None and settings.objective != "textural":
+            conditioning = ready.conditioning(settings.prompt)
+        if settings.objective == "semantic":
+            return [build(settings, ready, None, conditioning)] * len(views), None
+        target = PatternTarget(settings.target) if self.target is None else PictureTarget(self.target, height, width)
+        latents: dict[object, Tensor] = {}
+        for view in views:
+            if target.key(view) not in latents:
+                with torch.no_grad():
+                    latents[target.key(view)] = ready.encode(target.seen(view).to(ready.device))
+        return [build(settings, ready, latents[target.key(view)], conditioning) for view in views], target.name
+
+
+def to_levels(images: Tensor) -> Tensor:
+    """[0, 1] -> uint8 by rounding; truncation would darken by half a level."""
+    return images.mul(255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def quantize(x: Tensor, original: Tensor, reach: Tensor) -> Tensor:
+    """Round to uint8 so that |result - original| <= 255 * reach holds for every value, always.
+
+    x: (1, 3, H, W) in [0, 1]. original: (1, 3, H, W) uint8. reach: (1, 1, H, W), unit range.
+    """
+    allowed = (reach * 255 + 1e-3).floor()  # 1e-3 levels forgive float rounding of k / 255 * 255
+    shift = x.mul(255).sub_(original).round_().clamp_(-allowed, allowed)
+    return shift.add_(original).clamp_(0, 255).to(torch.uint8)
+
+
+def _gradient_ratio(objectives: list[LatentObjective]) -> float | None:
+    ratios = [ratio for objective in objectives if isinstance(objective, Fused) for ratio in objective.ratios]
+    return float(torch.stack(ratios).mean()) if ratios else None

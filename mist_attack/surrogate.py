@@ -1,0 +1,82 @@
+"""The narrow interface: all that the engine may ask of a model, whichever host has loaded it.
+
+`Surrogate` is the field's word for the model one attacks in place of the adversary's. Latents are float32 and in
+the UNet's scale (scale and shift applied); images are float32 (B, 3, H, W) in [0, 1]; noise levels follow
+k-diffusion (Karras et al. 2022, arXiv 2206.00364): noised latents are `latents + sigma * noise`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+Objective = Literal["textural", "semantic", "fused"]
+Conditioning = Any
+"""A prompt in the model's own form: made and consumed by the same adapter, opaque to the engine."""
+
+Result = TypeVar("Result")
+
+
+class Surrogate(Protocol):
+    """A model as the engine sees it. `tests/test_surrogate_contract.py` is this contract as tests."""
+
+    name: str
+    """What reports call the model."""
+
+    device: torch.device
+    """Where images, latents and generators must live while a job runs."""
+
+    sigmas: Tensor
+    """(T,) float32, increasing noise levels of the training schedule; a *timestep* is an index into it.
+    Empty where only the autoencoder is there: then only `textural` works."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, C, H/f, W/f): the posterior's mean, not a sample. Differentiable."""
+        ...
+
+    def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior mean and log-variance, both (B, C, H/f, W/f) in the autoencoder's own scale. Differentiable."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, 3, h*f, w*f) in [0, 1]. For reports, never in the loop."""
+        ...
+
+    def spatial_multiple(self, objective: Objective) -> int:
+        """Pixels: H and W must be multiples of it (textural: the autoencoder's f; else the UNet's too)."""
+        ...
+
+    def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """The forward process; sigma is (B,). For SD: `latents + sigma * noise`."""
+        ...
+
+    def denoise(self, noised_latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
+        """Predicted clean latents, float32; eps_pred = (noised_latents - denoised) / sigma. Differentiable.
+
+        sigma is (B,) and holds members of `sigmas`."""
+        ...
+
+    def conditioning(self, prompt: str) -> Conditioning:
+        """The prompt encoded, for a batch of any size. Raises CheckpointError where the model cannot."""
+        ...
+
+    def run(
+        self,
+        job: Callable[[Surrogate], Result],
+        batch: int,
+        height: int,
+        width: int,
+        *,
+        low_vram: bool = False,
+    ) -> Result:
+        """Call `job(ready_surrogate)` and return its result.
+
+        While it runs the model is on `device`, gradients are possible, parameters are frozen, no tensor is an
+        inference tensor, and the host was asked for the memory of a forward and backward at (batch, 3, height,
+        width). `low_vram` recomputes activations in the backward: at most one more forward of each module.
+        Whatever the host lent is restored on every exit.
+        """
+        ...

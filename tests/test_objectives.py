@@ -1,0 +1,186 @@
+"""Objectives against Mist's formulas written out, and their gradients against autograd and finite differences."""
+
+import pytest
+import torch
+from torch import nn
+
+from mist_attack.loss import PictureLoss
+from mist_attack.objectives import Fused, Semantic, Textural, build
+from mist_attack.settings import Settings
+from mist_attack.views import plan
+
+SCALE = 0.18215
+
+
+class Mist(nn.Module):
+    """Mist's own way to its losses: LDM's alphas_cumprod, images in [-1, 1], sums and means as it has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.SiLU(), nn.Conv2d(8, 4, 3, padding=1))
+        self.unet = nn.Sequential(nn.Conv2d(5, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 4, 3, padding=1))
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+        self.alphas_cumprod = (1 - betas).cumprod(0).float()
+        self.requires_grad_(False)
+
+    def latents(self, x):
+        return SCALE * self.encoder(x * 2 - 1)
+
+    def eps(self, noised, timestep):
+        plane = (timestep.float() / 1000).view(-1, 1, 1, 1).expand(-1, 1, *noised.shape[2:])
+        return self.unet(torch.cat([noised, plane], 1))
+
+    def semantic(self, x, timestep, noise):
+        z = self.latents(x)
+        ab = self.alphas_cumprod[timestep].view(-1, 1, 1, 1)
+        return (self.eps(ab.sqrt() * z + (1 - ab).sqrt() * noise, timestep) - noise).square().mean()
+
+    def textural(self, x, y):
+        return (self.latents(x) - self.latents(y)).square().sum()
+
+    def fused(self, x, y, timestep, noise, rate):
+        return self.textural(x, y) - rate * self.semantic(x, timestep, noise)
+
+
+class AsSurrogate:
+    """The same model in the engine's terms."""
+
+    name, device = "mist", torch.device("cpu")
+
+    def __init__(self, model):
+        self.model = model
+        self.sigmas = ((1 - model.alphas_cumprod.double()) / model.alphas_cumprod.double()).sqrt().float()
+        self.unet_calls = 0
+
+    def encode(self, images):
+        return self.model.latents(images)
+
+    def noised(self, latents, noise, sigma):
+        return latents + sigma.view(-1, 1, 1, 1) * noise
+
+    def denoise(self, noised, sigma, conditioning):
+        self.unet_calls += 1
+        s = sigma.view(-1, 1, 1, 1)
+        return noised - s * self.model.eps(noised / (1 + s**2).sqrt(), torch.searchsorted(self.sigmas, sigma))
+
+
+@pytest.fixture
+def mist():
+    return Mist()
+
+
+def draws_of(latents, surrogate, seed):
+    """The timestep and noise that an objective draws from a fresh generator."""
+    generator = torch.Generator().manual_seed(seed)
+    semantic = Semantic(surrogate, None)
+    sigma, noise = semantic._draw(latents, generator)
+    return torch.searchsorted(surrogate.sigmas, sigma), noise
+
+
+def picture_loss(surrogate, settings, y, size, seed):
+    views = plan(*size, "whole", 512, 64)
+    objective = build(settings, surrogate, surrogate.encode(y), None)
+    return PictureLoss(surrogate, views, [objective], torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("name", ["textural", "semantic", "fused"])
+def test_loss_and_input_gradient_equal_mists_formulas_at_512(mist, name, seed):
+    surrogate = AsSurrogate(mist)
+    x, y = torch.rand(1, 3, 512, 512), torch.rand(1, 3, 512, 512)
+    settings = Settings(objective=name)
+    loss, gradient = picture_loss(surrogate, settings, y, (512, 512), seed).value_and_gradient(x)
+
+    leaf = x.clone().requires_grad_()
+    timestep, noise = draws_of(mist.latents(x), surrogate, seed)
+    expected = {
+        "textural": lambda: mist.textural(leaf, y) / 16384,
+        "semantic": lambda: -mist.semantic(leaf, timestep, noise),
+        "fused": lambda: mist.fused(leaf, y, timestep, noise, 10**4) / 16384,
+    }[name]()
+    (expected_gradient,) = torch.autograd.grad(expected, leaf)
+
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-5, atol=1e-6)
+    assert (gradient - expected_gradient).norm() / expected_gradient.norm() < 1e-5
+
+
+def test_the_balance_of_fused_does_not_depend_on_the_size(mist):
+    surrogate = AsSurrogate(mist)
+    small, large = torch.rand(1, 3, 64, 64), None
+    large = small.repeat(1, 1, 4, 4)
+    losses = []
+    for x in (small, large):
+        objective = Textural(torch.zeros_like(mist.latents(x)))
+        losses.append(objective.value(mist.latents(x)))
+    torch.testing.assert_close(*losses, rtol=0.1, atol=0)
+    fused = Fused(Textural(torch.zeros(1, 4, 8, 8)), Semantic(surrogate, None), 1e4)
+    assert fused.share == pytest.approx(1e4 / 16384)
+
+
+def test_textural_gradient_is_checked_by_finite_differences():
+    target = torch.randn(2, 4, 3, 3, dtype=torch.float64)
+    latents = torch.randn(2, 4, 3, 3, dtype=torch.float64, requires_grad=True)
+    objective = Textural(target)
+    assert torch.autograd.gradcheck(objective.value, latents)
+    loss, gradient = objective.value_and_gradient(latents.detach(), torch.Generator())
+    (expected,) = torch.autograd.grad(objective.value(latents).sum(), latents)
+    torch.testing.assert_close(gradient, expected)
+    torch.testing.assert_close(loss, objective.value(latents).detach())
+
+
+@pytest.mark.parametrize("direction, sign", [("ascent", -1), ("descent", 1)])
+def test_sds_gradient_is_its_defining_formula(mist, direction, sign):
+    surrogate = AsSurrogate(mist)
+    latents = torch.randn(2, 4, 8, 8)
+    objective = Semantic(surrogate, None, "sds", direction)
+    loss, gradient = objective.value_and_gradient(latents, torch.Generator().manual_seed(5))
+
+    timestep, noise = draws_of(latents, surrogate, 5)
+    ab = mist.alphas_cumprod[timestep].view(-1, 1, 1, 1)
+    error = mist.eps(ab.sqrt() * latents + (1 - ab).sqrt() * noise, timestep) - noise
+    expected = sign * (2 / (4 * 8 * 8)) * error * ab.sqrt()  # 1 / sqrt(1 + sigma^2) = sqrt(alphas_cumprod)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(loss, sign * error.square().mean(dim=(1, 2, 3)), rtol=1e-4, atol=1e-6)
+
+
+def test_sds_is_the_exact_gradient_of_a_constant_unet(mist):
+    """Where the UNet's Jacobian is zero the two definitions differ by the noise path alone: d eps_pred / d z = 0,
+    so exact is 0, while sds is not."""
+    surrogate = AsSurrogate(mist)
+    nn.init.zeros_(mist.unet[0].weight)
+    latents = torch.randn(1, 4, 8, 8)
+    _, exact = Semantic(surrogate, None, "exact").value_and_gradient(latents, torch.Generator().manual_seed(5))
+    _, sds = Semantic(surrogate, None, "sds").value_and_gradient(latents, torch.Generator().manual_seed(5))
+    assert exact.abs().max() < 1e-5 < sds.abs().max()
+
+
+@pytest.mark.parametrize("gradient", ["exact", "sds"])
+def test_fused_is_the_weighted_sum_and_reports_the_ratio(mist, gradient):
+    surrogate = AsSurrogate(mist)
+    latents, target = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
+    textural, semantic = Textural(target), Semantic(surrogate, None, gradient)
+    fused = Fused(textural, semantic, 3e4)
+    loss, g = fused.value_and_gradient(latents, torch.Generator().manual_seed(1))
+    loss_t, g_t = textural.value_and_gradient(latents, torch.Generator().manual_seed(1))
+    loss_s, g_s = semantic.value_and_gradient(latents, torch.Generator().manual_seed(1))
+    share = 3e4 / 16384
+    torch.testing.assert_close(g, g_t + share * g_s)
+    torch.testing.assert_close(loss, loss_t + share * loss_s)
+    torch.testing.assert_close(fused.ratios[0], share * g_s.norm() / g_t.norm())
+
+
+def test_semantic_descends_its_loss_and_textural_reaches_its_target(mist):
+    surrogate = AsSurrogate(mist)
+    latents, semantic = torch.randn(1, 4, 8, 8), Semantic(surrogate, None)
+    moved = latents.clone()
+    for step in range(30):
+        moved -= 0.05 * semantic.value_and_gradient(moved, torch.Generator().manual_seed(step))[1].sign()
+    before, after = (semantic.measure(x, 99)["denoising_loss"] for x in (latents, moved))
+    assert after > before
+
+
+def test_the_same_seed_judges_two_pictures_by_the_same_draws(mist):
+    semantic = Semantic(AsSurrogate(mist), None)
+    latents = torch.randn(1, 4, 8, 8)
+    assert semantic.measure(latents, 3) == semantic.measure(latents.clone(), 3)
+    assert semantic.measure(latents, 3) != semantic.measure(latents, 4)
