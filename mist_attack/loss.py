@@ -35,13 +35,16 @@ class PictureLoss:
         return torch.stack(losses).mean()
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if len(self.pairs) == 1:
-            return self._one(*self.pairs[0], x)
-        losses, gradient = [], torch.zeros_like(x)
+        losses, gradient = [], None
         for view, objective in self.pairs:
             loss, part = self._one(view, objective, x)
-            view.region(gradient).add_(part)
             losses.append(loss)
+            if gradient is None and part.shape == x.shape:
+                gradient = part  # the view of the whole comes first: no further array of its size
+                continue
+            gradient = torch.zeros_like(x) if gradient is None else gradient
+            view.region(gradient).add_(part)
+        assert gradient is not None
         return torch.stack(losses).mean(), gradient
 
     def measure(self, x: Tensor, seed: int) -> dict[str, float]:

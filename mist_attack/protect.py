@@ -111,8 +111,7 @@ class _Job:
 
         before = loss.measure(budget.x0, settings.seed)
         movable = bool(budget.reach.any())
-        x, done = self._descend(loss, budget, generator) if movable else (budget.x0, 0)
-        protected = quantize(x, original, budget.reach)
+        protected, done = self._descend(loss, budget, original, generator) if movable else (original, 0)
         after = loss.measure(protected / 255, settings.seed)
 
         report = Report(
@@ -132,9 +131,12 @@ class _Job:
         result = torch.where(budget.reach > 0, protected / 255, source)
         return Protected(result.to(image.device), [report])
 
-    def _descend(self, loss: PictureLoss, budget: Budget, generator: torch.Generator) -> tuple[Tensor, int]:
+    def _descend(
+        self, loss: PictureLoss, budget: Budget, original: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, int]:
+        """The protected picture in levels, and the steps done."""
         settings = self.settings
-        return pgd(
+        x, done = pgd(
             loss,
             budget,
             step_size=settings.step_size,
@@ -143,6 +145,7 @@ class _Job:
             generator=generator if settings.random_start else None,
             on_step=self.on_step,
         )
+        return quantize(x, original, budget.reach), done
 
     def _objectives(
         self, ready: Surrogate, views: list[View], height: int, width: int

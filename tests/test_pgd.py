@@ -108,7 +108,7 @@ def test_every_iterate_is_inside_the_budget_and_the_range(height, width, levels,
     def look(progress):
         x = progress.preview()
         assert float((x - x0).abs().sub(budget.reach).max()) <= 1e-6
-        assert 0 <= float(x.min()) and float(x.max()) <= 1
+        assert float(x.min()) >= 0 and float(x.max()) <= 1
 
     loss = Noisy(torch.randn(x0.shape, generator=generator))
     x, _ = pgd(loss, budget, step_size=step / 255, steps=4, generator=generator, on_step=look)

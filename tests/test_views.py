@@ -1,6 +1,7 @@
 """Geometry: what the model sees covers the picture, in allowed sizes, at a bounded cost."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def test_tiles_cover_at_most_1_6_times_the_picture_at_2048_and_above(side):
 def test_the_last_tile_is_shifted_inward_and_neighbours_overlap():
     views = plan(512, 1300, "tiles", 512, 64)
     assert [v.left for v in views] == [0, 448, 1300 - 512]
-    for left, right in zip(views, views[1:], strict=False):
+    for left, right in pairwise(views):
         assert left.feathers[3] == right.feathers[2] == left.left + 512 - right.left > 0
     assert views[0].feathers[2] == views[-1].feathers[3] == 0
 

@@ -1,0 +1,351 @@
+"""The promises of the whole flow, on a toy model: budget, mask, size, determinism, tone, cost."""
+
+import json
+import math
+import weakref
+
+import pytest
+import torch
+from fakes.toy import ToySurrogate
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from mist_attack.errors import PictureError, SettingsError, Stop
+from mist_attack.protect import protect, quantize, to_levels
+from mist_attack.settings import Settings, preset_names, resolve
+from mist_attack.views import plan
+
+TOY = ToySurrogate()
+objectives = st.sampled_from(["textural", "semantic", "fused"])
+
+
+def picture(height=48, width=40, seed=0):
+    """Smooth, with detail and clipped regions; on the 8-bit grid."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(1, 3, height // 16 + 2, width // 16 + 2, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+    noise = 0.05 * torch.randn(1, 3, height, width, generator=generator)
+    return (0.5 + 0.3 * smooth + noise).clamp(0, 1).mul(255).round() / 255
+
+
+def quick(**changes):
+    return Settings(**{"steps": 3, "step_size": 8 / 255, "working_size": 64} | changes)
+
+
+def moved_levels(before, after):
+    return after.mul(255).round() - before.mul(255).round()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    height=st.integers(1, 100),
+    width=st.integers(1, 100),
+    levels=st.floats(0, 64),
+    objective=objectives,
+    gradient=st.sampled_from(["exact", "sds"]),
+    view=st.sampled_from(["whole", "tiles", "both"]),
+    keep_tone=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_budget_mask_size_and_grid_hold_for_every_request(
+    height, width, levels, objective, gradient, view, keep_tone, seed
+):
+    image = picture(height, width, seed)
+    mask = torch.rand(1, 1, height, width, generator=torch.Generator().manual_seed(seed)).mul(4).round() / 4
+    request = quick(
+        epsilon=levels / 255, objective=objective, gradient=gradient, view=view, keep_tone=keep_tone, seed=seed
+    )
+    result = protect(image, TOY, request, mask=mask)
+    assert result.images.shape == image.shape and result.images.dtype == torch.float32
+    assert torch.equal(result.images.mul(255).round() / 255, result.images)
+    moved = moved_levels(image, result.images).abs()
+    assert float((moved - levels * mask).max()) <= 1e-3
+    assert torch.equal(result.images[(mask == 0).expand_as(image)], image[(mask == 0).expand_as(image)])
+    assert result.reports[0].budget_used_levels == int(moved.max())
+
+
+@pytest.mark.parametrize("objective", ["textural", "semantic", "fused"])
+def test_same_request_same_bytes_whatever_the_batch(objective):
+    a, b = picture(seed=1), picture(seed=2)
+    request = quick(objective=objective)
+    alone = protect(a, TOY, request).images
+    assert torch.equal(alone, protect(a, TOY, request).images)
+    together = protect(torch.cat([b, a]), TOY, request)
+    assert torch.equal(together.images[1:], alone)
+    assert len(together.reports) == 2
+    assert not torch.equal(alone, protect(a, TOY, quick(objective=objective, seed=24)).images)
+
+
+def test_the_inputs_and_the_global_generator_are_left_alone():
+    image, mask, target = picture(), torch.rand(1, 1, 48, 40), picture(30, 30)
+    kept = [x.clone() for x in (image, mask, target)]
+    state = torch.get_rng_state()
+    protect(image, TOY, quick(), mask=mask, target=target)
+    assert all(torch.equal(x, y) for x, y in zip((image, mask, target), kept, strict=True))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("preset", [name for name in preset_names() if name != "mist"])
+@pytest.mark.parametrize("direction", ["ascent", "descent"])
+def test_no_preset_but_mist_darkens_or_tints(preset, direction):
+    image = picture(96, 96)
+    report = protect(image, TOY, resolve(preset, strength=16, steps=20, direction=direction)).reports[0]
+    assert max(abs(shift) for shift in report.mean_shift_levels) <= 0.5
+
+
+def test_rounding_keeps_the_budget_and_adds_no_bias():
+    generator = torch.Generator().manual_seed(0)
+    original = torch.randint(16, 240, (1, 3, 400, 400), generator=generator, dtype=torch.uint8)
+    shift = torch.rand(1, 3, 400, 400, generator=generator) * 32 - 16
+    x = (original + shift) / 255
+    result = quantize(x, original, torch.full((1, 1, 1, 1), 16 / 255))
+    assert (result.int() - original.int()).abs().max() == 16
+    assert abs(float((result.float() - x * 255).mean())) < 0.02
+    fractional = quantize(x, original, torch.full((1, 1, 1, 1), 12.5 / 255))
+    assert (fractional.int() - original.int()).abs().max() == 12
+
+
+@given(st.integers(0, 255), st.integers(-300, 300))
+def test_quantize_is_exact_on_the_grid(level, shift):
+    original = torch.full((1, 3, 1, 1), level, dtype=torch.uint8)
+    x = torch.full((1, 3, 1, 1), (level + shift) / 255).clamp(0, 1)
+    result = quantize(x, original, torch.full((1, 1, 1, 1), 16 / 255))
+    assert int(result[0, 0]) - level == max(-min(16, level), min(min(16, 255 - level), shift))
+
+
+def test_off_grid_inputs_are_counted_from_the_nearest_level_and_pass_where_masked():
+    image = (picture() + 0.4 / 255).clamp(0, 1)
+    mask = torch.zeros(1, 1, 48, 40)
+    mask[:, :, :20] = 1
+    result = protect(image, TOY, quick(), mask=mask).images
+    assert torch.equal(result[:, :, 20:], image[:, :, 20:])
+    assert moved_levels(image, result).abs().max() <= 16
+    assert torch.equal(to_levels(result[:, :, :20]) / 255, result[:, :, :20])
+
+
+@pytest.mark.parametrize("request_", [{"epsilon": 0.0}, {}])
+def test_nothing_to_do_is_the_identity(request_):
+    image = picture()
+    mask = torch.ones(1, 1, 48, 40) if request_ else torch.zeros(1, 1, 48, 40)
+    result = protect(image, TOY, quick(**request_), mask=mask)
+    assert torch.equal(result.images, image)
+    report = result.reports[0]
+    assert report.psnr_db is None and report.steps_done == 0 and not report.stopped
+
+
+@pytest.mark.parametrize("objective, figure", [("textural", "target_distance"), ("semantic", "denoising_loss")])
+def test_the_objective_moves_as_it_should(objective, figure):
+    report = protect(picture(), TOY, Settings(objective=objective, steps=40)).reports[0]
+    before, after = report.before[figure], report.after[figure]
+    assert after < before if objective == "textural" else after > before
+
+
+def test_a_users_target_is_what_the_latents_approach():
+    image, target = picture(seed=1), picture(30, 70, seed=5)
+    report = protect(image, TOY, Settings(objective="textural", steps=40), target=target).reports[0]
+    assert report.target == "picture"
+    assert report.after["target_distance"] < 0.9 * report.before["target_distance"]
+    assert protect(image, TOY, quick(objective="textural")).reports[0].target == "lattice"
+
+
+def test_stop_keeps_what_is_reached_and_progress_is_told():
+    told = []
+
+    def on_step(progress):
+        told.append((progress.step, progress.steps, tuple(progress.preview().shape), progress.loss.requires_grad))
+        if progress.step == 2:
+            raise Stop
+
+    image = picture()
+    result = protect(image, TOY, quick(steps=50), on_step=on_step)
+    assert told == [(1, 50, (1, 3, 48, 40), False), (2, 50, (1, 3, 48, 40), False)]
+    report = result.reports[0]
+    assert report.stopped and report.steps_done == 2
+    assert 0 < moved_levels(image, result.images).abs().max() <= 16
+
+
+def test_an_exception_of_on_step_passes_and_the_model_is_given_back():
+    surrogate = ToySurrogate()
+
+    def interrupt(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        protect(picture(), surrogate, quick(), on_step=interrupt)
+    assert all(p.requires_grad for module in surrogate.modules for p in module.parameters())
+
+
+class Counting(ToySurrogate):
+    def __init__(self):
+        super().__init__()
+        self.counts = {"encoder": 0, "denoiser": 0, "encoder backward": 0, "denoiser backward": 0, "prompts": 0}
+        for name in ("encoder", "denoiser"):
+            module = getattr(self, name)
+            module.register_forward_hook(lambda *_, name=name: self.count(name))
+            module.register_full_backward_hook(lambda *_, name=name: self.count(f"{name} backward"))
+
+    def count(self, name):
+        self.counts[name] += 1
+
+    def conditioning(self, prompt):
+        self.counts["prompts"] += 1
+        return super().conditioning(prompt)
+
+
+def cost_of_a_step(**changes):
+    def total(steps):
+        surrogate = Counting()
+        protect(picture(), surrogate, quick(steps=steps, **changes))
+        return surrogate.counts
+
+    few, many = total(2), total(7)
+    assert few["prompts"] == many["prompts"] <= 1
+    return {name: (many[name] - few[name]) / 5 for name in few if name != "prompts"}
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"objective": "textural"}, (1, 0, 1, 0)),
+        ({"objective": "semantic"}, (1, 1, 1, 1)),
+        ({"objective": "fused"}, (1, 1, 1, 1)),
+        ({"objective": "fused", "gradient": "sds"}, (1, 1, 1, 0)),
+    ],
+)
+def test_what_a_step_costs(changes, expected):
+    names = ("encoder", "denoiser", "encoder backward", "denoiser backward")
+    assert cost_of_a_step(**changes) == dict(zip(names, expected, strict=True))
+
+
+def test_low_vram_recomputes_each_module_at_most_once_more_and_changes_nothing():
+    cost = cost_of_a_step(low_vram=True)
+    assert cost["encoder"] <= 2 and cost["denoiser"] <= 2
+    image = picture()
+    plain, low = (protect(image, TOY, quick(low_vram=flag, seed=4)).images for flag in (False, True))
+    assert (plain != low).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("view, encodings", [("whole", 1), ("tiles", 1), ("both", 1)])
+def test_a_pattern_is_encoded_once_per_shape_and_a_picture_once_per_crop(view, encodings):
+    image = picture(128, 128)
+    count = len(plan(128, 128, view, 64, 16))
+
+    def encodings_of(target):
+        seen = Counting()
+        protect(image, seen, quick(view=view, steps=1), target=target)
+        return seen.counts["encoder"] - 3 * count  # one step, and the figures before and after
+
+    assert encodings_of(None) == encodings
+    assert encodings_of(picture(40, 40)) == count
+
+
+def test_the_gradient_ratio_is_reported_for_fused_alone():
+    assert protect(picture(), TOY, quick()).reports[0].gradient_ratio > 0
+    assert protect(picture(), TOY, quick(objective="textural")).reports[0].gradient_ratio is None
+
+
+def test_the_report_is_json_without_surprises():
+    report = json.loads(protect(picture(), TOY, quick()).reports[0].as_json())
+    assert report["model"] == TOY.name
+    assert report["settings"]["steps"] == 3
+    assert math.isfinite(report["psnr_db"]) and report["ssim"] <= 1
+    assert report["width"] == 40 and report["height"] == 48
+
+
+def test_tiles_leave_no_seams():
+    """The perturbation's own gradient energy across tile borders compared with elsewhere."""
+    image = picture(160, 160)
+    request = Settings(objective="textural", view="tiles", working_size=64, steps=12, step_size=2 / 255)
+    delta = moved_levels(image, protect(image, TOY, request).images)
+    energy = delta.diff(dim=3).square().mean(dim=(0, 1, 2))
+    starts = {view.left for view in plan(160, 160, "tiles", 64, 8)}
+    edges = sorted(({s - 1 for s in starts} | {s + 63 for s in starts}) & set(range(len(energy))))
+    inside = [i for i in range(len(energy)) if i not in edges and i % 8 == 7]  # the encoder's own 8 px grid
+    assert len(edges) >= 4
+    assert energy[edges].mean() <= 1.15 * energy[inside].mean()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 700), (513, 771), (2, 3)])
+@pytest.mark.parametrize("view", ["whole", "tiles", "both"])
+def test_any_size_in_same_size_out(size, view):
+    image = picture(*size)
+    result = protect(image, TOY, quick(view=view, steps=1)).images
+    assert result.shape == image.shape
+    assert moved_levels(image, result).abs().max() <= 16
+
+
+@pytest.mark.parametrize(
+    "image, mask, target, said",
+    [
+        (torch.rand(3, 8, 8), None, None, "shape"),
+        (torch.rand(1, 4, 8, 8), None, None, "shape"),
+        (torch.rand(1, 3, 0, 8), None, None, "shape"),
+        (torch.rand(1, 3, 8, 8) + 1, None, None, r"\[0, 1\]"),
+        (torch.full((1, 3, 8, 8), torch.nan), None, None, "nan"),
+        (torch.rand(1, 3, 8, 8), torch.rand(1, 1, 8, 9), None, "as large as the picture"),
+        (torch.rand(1, 3, 8, 8), torch.rand(2, 1, 8, 8), None, "mask"),
+        (torch.rand(1, 3, 8, 8), torch.full((1, 1, 8, 8), torch.nan), None, "mask"),
+        (torch.rand(1, 3, 8, 8), torch.full((1, 1, 8, 8), 255.0), None, "mask"),
+        (torch.rand(1, 3, 8, 8), None, torch.rand(1, 1, 8, 8), "target"),
+    ],
+)
+def test_what_cannot_be_protected_is_refused(image, mask, target, said):
+    with pytest.raises(PictureError, match=said):
+        protect(image, TOY, quick(), mask=mask, target=target)
+
+
+def test_an_unknown_target_lists_the_known():
+    with pytest.raises(SettingsError, match="lattice"):
+        protect(picture(), TOY, quick(target="MIST"))
+
+
+def test_one_mask_serves_a_batch_or_each_has_its_own():
+    images = torch.cat([picture(seed=1), picture(seed=2)])
+    masks = torch.zeros(2, 1, 48, 40)
+    masks[0] = 1
+    moved = moved_levels(images, protect(images, TOY, quick(), mask=masks).images).abs()
+    assert moved[0].max() > 0 == moved[1].max()
+    assert moved_levels(images, protect(images, TOY, quick(), mask=masks[:1]).images).abs()[1].max() > 0
+
+
+class Arrays(TorchDispatchMode):
+    """The most bytes that tensors of the picture's order of size held at once."""
+
+    def __init__(self, least):
+        super().__init__()
+        self.least, self.live, self.peak = least, {}, 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves((args, kwargs, result)):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().nbytes() >= self.least:
+                self.live.setdefault(tensor.untyped_storage().data_ptr(), []).append(weakref.ref(tensor))
+        self.live = {
+            at: alive for at, refs in self.live.items() if (alive := [ref for ref in refs if ref() is not None])
+        }
+        self.peak = max(self.peak, sum(refs[-1]().untyped_storage().nbytes() for refs in self.live.values()))
+        return result
+
+
+@pytest.mark.parametrize("view", ["whole", "tiles", "both"])
+@pytest.mark.parametrize("objective", ["textural", "fused"])
+def test_a_pictures_own_arrays_are_at_most_six_float_copies(objective, view):
+    image = torch.rand(1, 3, 1024, 1024)
+    with Arrays(least=1_000_000) as arrays:
+        protect(image, TOY, quick(objective=objective, view=view, working_size=256, steps=2))
+    assert arrays.peak <= 6 * image.numel() * 4
+
+
+def test_the_models_memory_does_not_grow_with_the_picture():
+    shapes = []
+
+    class Watched(ToySurrogate):
+        def encode(self, images):
+            shapes.append(images.numel())
+            return super().encode(images)
+
+    for view in ("whole", "tiles", "both"):
+        protect(picture(700, 900), Watched(), quick(view=view, working_size=128, steps=1))
+    assert max(shapes) <= 3 * (128 + 16) ** 2
