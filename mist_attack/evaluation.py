@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -38,7 +40,7 @@ def img2img(
     sigmas = torch.cat([surrogate.sigmas[timesteps.to(surrogate.sigmas.device)], x.new_zeros(1)])
     noise = torch.randn(x.shape, generator=generator, device=x.device)
     x = surrogate.noised(x, noise, sigmas[:1])
-    for sigma, following in zip(sigmas, sigmas[1:], strict=False):
+    for sigma, following in pairwise(sigmas):
         if sigma == following:  # two rounded timesteps fell together
             continue
         denoised = surrogate.denoise(x, sigma[None], conditioning)

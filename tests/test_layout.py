@@ -1,0 +1,86 @@
+"""The architecture's promises: which way imports point, what importing does, what hosts must never install for us."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "mist_attack"
+ENGINE = sorted(path for path in PACKAGE.glob("*.py") if path.name not in ("cli.py", "__main__.py"))
+HOSTS = {"comfyui": {"comfy", "nodes", "folder_paths"}, "webui": {"modules"}, "forge": {"modules", "backend"}}
+HOSTS["diffusers"] = HOSTS["checkpoints"] = HOSTS["prompts"] = {"diffusers", "transformers"}  # one adapter, three files
+FACES = {"cli", "mist_flags", "batch"}
+
+
+def imports(path):
+    """(level, dotted name) of every import in a file."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.level, node.module or ""
+            if not node.module:
+                yield from ((node.level, alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize("path", [p for p in ENGINE if p.stem not in FACES], ids=lambda p: p.stem)
+def test_the_engine_imports_no_host_and_no_face(path):
+    foreign = set().union(*HOSTS.values())
+    for level, name in imports(path):
+        first = name.split(".")[0]
+        assert level or first not in foreign, f"{path.name} imports {name}"
+        assert not level or first not in {"hosts", *FACES}, f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "hosts").glob("*.py")), ids=lambda p: p.stem)
+def test_a_host_adapter_imports_only_its_own_host(path):
+    own = HOSTS.get(path.stem, set())
+    foreign = set().union(*HOSTS.values()) - own
+    assert not {name for level, name in imports(path) if not level} & foreign
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
+def test_the_package_imports_itself_relatively(path):
+    """Hosts import it under names of their own."""
+    assert not [name for level, name in imports(path) if not level and name.split(".")[0] == "mist_attack"]
+
+
+def test_importing_does_nothing():
+    modules = [f"mist_attack.{path.stem}" for path in ENGINE if path.stem != "__init__"]
+    script = f"""
+import os, sys, torch
+environment, state, path = dict(os.environ), torch.get_rng_state(), list(sys.path)
+threads, grad = torch.get_num_threads(), torch.is_grad_enabled()
+import {", ".join(modules)}
+assert environment == dict(os.environ) and path == sys.path
+assert torch.equal(state, torch.get_rng_state())
+assert threads == torch.get_num_threads() and grad == torch.is_grad_enabled()
+assert not {{"diffusers", "transformers", "comfy", "gradio", "modules"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "" and done.stderr == ""
+
+
+def test_hosts_are_made_to_install_omegaconf_alone():
+    lines = [line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text("utf-8").splitlines()]
+    names = [re.match(r"[A-Za-z0-9._-]+", line).group() for line in lines if line]
+    assert names == ["omegaconf"]
+    assert "==" not in "".join(lines)
+
+
+def test_no_source_names_one_kind_of_accelerator_as_its_default():
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text("utf-8")
+        assert ".cuda(" not in text, path
+        assert not re.search(r"""=\s*["']cuda["']""", text), path
+
+
+def test_sources_are_ascii():
+    """Consoles and editors of one code page exist, and hosts read files with them."""
+    for path in [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.yaml")]:
+        assert path.read_bytes().isascii(), path
