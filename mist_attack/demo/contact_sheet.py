@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..evaluation import img2img, reconstruct, seen
 from ..hosts import diffusers
+from ..hosts.checkpoints import find_checkpoint
 from ..images import read_picture, to_u8
 from ..surrogate import Surrogate
 
@@ -70,7 +71,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: contact_sheet.png beside the report")
     options = parser.parse_args()
     entries = [entry for entry in json.loads(options.report.read_text("utf-8")) if entry["report"]]
-    surrogate = diffusers.load(diffusers.find_checkpoint(options.checkpoint))
+    surrogate = diffusers.load(find_checkpoint(options.checkpoint))
     rows = [
         surrogate.run(lambda ready, entry=entry: row(ready, entry), 1, CELL, CELL)  # type: ignore[misc]
         for entry in entries

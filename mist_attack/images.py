@@ -1,0 +1,399 @@
+"""A picture file in, the protected picture file out: size, alpha, colour profile and metadata stay.
+
+What a file becomes; what is not RGB or RGBA of 8 bits is told in `Picture.notices`:
+
+    RGB, RGBA                 as it is; the colour profile is kept, colours are not converted
+    L, LA, 1-bit              grey copied to three channels: the result is RGB, as the perturbation is coloured
+    P (GIF, PNG-8)            RGB, or RGBA where it has transparency
+    alpha, transparent colour kept apart, put back bit for bit
+    16-bit grey               round(v / 257)
+    16-bit RGB, RGBA, LA      v >> 8, which is what Pillow decodes: up to one level darker than rounding
+    YCbCr                     RGB (a JPEG is decoded to RGB anyway)
+    CMYK                      sRGB through its embedded profile (perceptual); refused without one
+    32-bit integers           as 16-bit grey where they are from 0 to 65535; refused else
+    32-bit float, LAB         refused
+    several frames or pages   refused, but for the MPO of cameras: the first picture
+
+The EXIF orientation is applied to the pixels and reset. What could show the picture unprotected is not kept:
+EXIF thumbnails, Photoshop's layers and previews.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional as F
+
+from .errors import OutputError, PictureError
+from .metadata import ORIENTATION, XMP, Metadata, dpi_of, exif_of, profile_of, text_of, xmp_of
+
+PICTURE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+)
+"""Lower case; what counts as a picture when a folder is read."""
+
+MAX_PIXELS = 4 * 4096 * 4096
+"""Width times height; more is refused before decoding."""
+
+# Only these decoders ever see a file: no PostScript, no WMF. JPEG stands for MPO too.
+_DECODERS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
+_GREY16 = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
+_PLAIN = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr"})
+_TOLD = {
+    **dict.fromkeys(("1", "L", "LA"), "grey is saved as RGB, since the perturbation is coloured"),
+    **dict.fromkeys(("P", "PA"), "palette colours are saved as RGB, since the perturbation has more of them"),
+    "YCbCr": "YCbCr was converted to RGB",
+}
+_ENCODERS = {
+    ".png": "PNG",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+}
+_HOLDS = {
+    "PNG": ("icc_profile", "exif", "dpi", "xmp", "text"),
+    "TIFF": ("icc_profile", "exif", "dpi", "xmp"),
+    "WEBP": ("icc_profile", "exif", "xmp"),
+    "JPEG": ("icc_profile", "exif", "dpi", "xmp"),
+    "BMP": ("dpi",),
+}
+_BITS_PER_SAMPLE = 258
+_REMEDIES = {errno.ENOSPC: "free some space, or choose another folder"}
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture as it was read, upright."""
+
+    path: Path
+    images: Tensor
+    """(1, 3, H, W) float32 in [0, 1], exactly k/255."""
+    alpha: np.ndarray | None
+    """(H, W) uint8, 255 is opaque."""
+    metadata: Metadata
+    notices: tuple[str, ...]
+    """What was converted or dropped, for the user to read."""
+
+
+def read_picture(path: PathLike) -> Picture:
+    """The picture in a file, by the table above. Raises PictureError."""
+    path = Path(path)
+    notices: list[str] = []
+    with _opened(path) as image:
+        _check(path, image, notices)
+        _check_depth(path, image, notices)
+        with _decoding(path):
+            image.load()
+        exif, orientation = exif_of(image, notices)
+        icc_profile = profile_of(image, notices)
+        pixels = np.array(_upright(_in_colour(path, image, notices), orientation))
+        kept = Metadata(icc_profile, exif, dpi_of(image), xmp_of(image), text_of(image))
+    alpha = pixels[..., 3].copy() if pixels.shape[2] == 4 else None
+    return Picture(path, from_u8(pixels[..., :3]), alpha, kept, tuple(notices))
+
+
+def read_mask(path: PathLike, height: int, width: int) -> tuple[Tensor, tuple[str, ...]]:
+    """A mask file -> (1, 1, height, width) float32 in [0, 1], white = 1 = may change; and notices.
+
+    Grey values are kept as they are: a soft mask is a softer budget. The mask is luminance times alpha, so what is
+    transparent may not change. Another size is stretched to the picture's. Raises PictureError."""
+    picture = read_picture(path)
+    luminance = Image.fromarray(to_u8(picture.images)).convert("L")
+    mask = torch.from_numpy(np.array(luminance))[None, None].float() / 255
+    if picture.alpha is not None:
+        mask = mask * (torch.from_numpy(picture.alpha).float() / 255)
+    notices = []
+    found_height, found_width = mask.shape[2:]
+    if (found_height, found_width) != (height, width):
+        mask = F.interpolate(mask, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
+        notices.append(f"the mask was stretched from {found_width} x {found_height} to {width} x {height} pixels")
+    if not mask.any():
+        notices.append("the mask is all black: nothing will change (white is what may change)")
+    return mask, tuple(notices)
+
+
+def read_target(path: PathLike) -> Tensor:
+    """A target picture -> (1, 3, h, w) float32 in [0, 1]; its alpha is ignored. Raises PictureError."""
+    return read_picture(path).images
+
+
+def to_u8(images: Tensor) -> np.ndarray:
+    """(1, 3, H, W) in [0, 1] -> (H, W, 3) uint8 grey levels: clipped, rounded, never truncated. Raises PictureError."""
+    if images.ndim != 4 or images.shape[:2] != (1, 3):
+        raise PictureError(f"expected one picture of shape (1, 3, H, W), got {tuple(images.shape)}")
+    if not torch.isfinite(images).all():
+        raise PictureError("expected pixels in [0, 1], got some that are not finite")
+    levels = (images.detach()[0].float().clamp(0, 1) * 255).round()
+    return np.ascontiguousarray(levels.to(torch.uint8).permute(1, 2, 0).cpu().numpy())
+
+
+def from_u8(levels: np.ndarray) -> Tensor:
+    """(H, W, 3) uint8 -> (1, 3, H, W) float32, exactly k/255. The inverse of `to_u8`."""
+    return torch.from_numpy(np.array(levels)).permute(2, 0, 1)[None].contiguous().float() / 255
+
+
+def write_picture(
+    path: PathLike,
+    images: Tensor,
+    picture: Picture,
+    *,
+    fmt: str | None = None,
+    lossy_quality: int | None = None,
+    text: dict[str, str] | None = None,
+) -> tuple[str, ...]:
+    """Write (1, 3, H, W) in [0, 1] with the alpha and metadata of `picture`; returns notices of what was lost.
+
+    The format is `fmt` or else the suffix: PNG, TIFF, WebP (lossless) or BMP; JPEG only when `lossy_quality`
+    (1 to 100; ignored by the others) asks for it. `text` is added to a PNG's text chunks. The same input gives the
+    same bytes. Raises OutputError, also for `picture`'s own file, and PictureError as `to_u8` does; the file at
+    `path` is then untouched."""
+    path = Path(path)
+    kind = _encoder(path, fmt, lossy_quality)
+    if _is_same_file(path, picture.path):
+        raise OutputError(f"{path}: is the source picture, which is never overwritten; choose another name")
+    image = Image.fromarray(_with_alpha(path, to_u8(images), picture.alpha, kind))
+    data = _encoded(path, image, kind, lambda: _save_options(kind, picture.metadata, lossy_quality, text))
+    atomic_write(path, lambda file: file.write(data))
+    return _lost(kind, picture.metadata, data)
+
+
+def write_text(path: PathLike, text: str) -> None:
+    """Write a report as UTF-8, as `atomic_write` does. Names of files that are not text are escaped as in JSON."""
+    atomic_write(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+
+
+def atomic_write(path: PathLike, write: Callable[[BinaryIO], object]) -> None:
+    """Make the file at `path` by `write(file)`: whole, or not at all.
+
+    Missing folders are made. Whatever is raised, an older file stays as it was and nothing is left beside it.
+    Raises OutputError for what the system refuses."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(6)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0, "choose another name, or a folder you may write to")
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    with _file(path) as file:
+        Image.init()
+        with _decoding(path):
+            image = Image.open(file, formats=[name for name in _DECODERS if name in Image.OPEN])
+        yield image
+
+
+def _file(path: Path) -> BinaryIO:
+    try:
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise PictureError(f"{path}: expected a picture file, found a folder; name a file in it")
+        if not stat.S_ISREG(found.st_mode):
+            raise PictureError(f"{path}: expected a picture file, found a device or pipe; save it as a file first")
+        if found.st_size == 0:
+            raise PictureError(f"{path}: expected a picture, found an empty file (0 bytes); get it again")
+        return path.open("rb")
+    except FileNotFoundError as error:
+        raise PictureError(f"{path}: there is no such file; check the name and the folder") from error
+    except (OSError, ValueError) as error:
+        raise PictureError(f"{path}: cannot be opened ({error}); check that you may read it") from error
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Pillow's decoders raise almost anything on a bad file; to the user it is one error."""
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        expected = ", ".join(_DECODERS)
+        message = f"{path}: expected a picture ({expected}), found something else; save it as PNG"
+        raise PictureError(message) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PictureError(f"{path}: is too large ({error}); reduce it first") from error
+    except Exception as error:
+        raise PictureError(f"{path}: is damaged or cut short ({error}); get a whole copy of it") from error
+
+
+def _check(path: Path, image: Image.Image, notices: list[str]) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        found = f"{image.width} x {image.height} pixels"
+        raise PictureError(f"{path}: expected at most {MAX_PIXELS} pixels, found {found}; reduce it first")
+    with _decoding(path):
+        several = getattr(image, "is_animated", False)
+    if several and image.format == "MPO":
+        notices.append("the file holds several pictures (MPO): the first one is used")
+    elif several:
+        raise PictureError(f"{path}: expected one picture, found several frames or pages; save the one you want alone")
+
+
+def _check_depth(path: Path, image: Image.Image, notices: list[str]) -> None:
+    """Before loading, while Pillow still tells that it will reduce a colour file of 16 bits."""
+    reduced = any(";16" in str(tile[3]) for tile in getattr(image, "tile", []))
+    if image.mode in _GREY16 or not (reduced or 16 in _bits_of_tiff(image)):
+        return
+    if not reduced:  # Pillow (at least to 13.0) would read each byte of such a file as a pixel
+        raise PictureError(f"{path}: expected 16-bit TIFF of interleaved channels, found planes; save it as 8-bit PNG")
+    notices.append("16 bits per channel were cut to 8 (the low byte is dropped)")
+    if image.info.pop("transparency", None) is not None:
+        notices.append("the transparent colour was dropped: it cannot be told apart in 8 bits")
+
+
+def _bits_of_tiff(image: Image.Image) -> tuple[int, ...]:
+    found = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, ())
+    return found if isinstance(found, tuple) else (found,)
+
+
+def _in_colour(path: Path, image: Image.Image, notices: list[str]) -> Image.Image:
+    """RGB or RGBA, with no info of its own."""
+    if image.mode in _GREY16:
+        image = _grey_of_16_bits(path, image)
+        notices.append("16-bit grey was rounded to 8 bits")
+    elif image.mode == "CMYK":
+        image = _srgb_of_cmyk(path, image)
+        notices.append("CMYK was converted to sRGB through its colour profile, which is dropped")
+    if image.mode not in _PLAIN:
+        raise PictureError(f"{path}: expected grey or RGB of 8 or 16 bits, found {image.mode}; save it as RGB PNG")
+    if image.mode in _TOLD:
+        notices.append(_TOLD[image.mode])
+    transparent = image.mode in {"LA", "PA", "RGBA"} or "transparency" in image.info
+    colour = image.convert("RGBA" if transparent else "RGB")
+    colour.info = {}
+    return colour
+
+
+def _grey_of_16_bits(path: Path, image: Image.Image) -> Image.Image:
+    """Pillow's own `convert` clips at 255 instead."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        found = f"32-bit values from {values.min()} to {values.max()}"
+        raise PictureError(f"{path}: expected grey from 0 to 65535, found {found}; save it as 8-bit PNG")
+    grey = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if (transparent := image.info.get("transparency")) is not None:
+        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _srgb_of_cmyk(path: Path, image: Image.Image) -> Image.Image:
+    icc_profile = image.info.get("icc_profile")
+    if not icc_profile:
+        raise PictureError(f"{path}: CMYK without a colour profile has no known colours; convert it to sRGB first")
+    intent = ImageCms.Intent.PERCEPTUAL
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(icc_profile))
+        srgb = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, source, srgb, renderingIntent=intent, outputMode="RGB")
+    except (ImageCms.PyCMSError, ImportError, OSError) as error:
+        message = f"{path}: its CMYK profile cannot be used ({error}); convert it to sRGB first"
+        raise PictureError(message) from error
+    assert converted is not None  # only `inPlace` returns None
+    return converted
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    image.getexif()[ORIENTATION] = orientation
+    return ImageOps.exif_transpose(image)
+
+
+def _encoder(path: Path, fmt: str | None, lossy_quality: int | None) -> str:
+    suffix = f".{fmt}".lower() if fmt else path.suffix.lower()
+    kind = _ENCODERS.get(suffix)
+    if kind is None:
+        raise OutputError(f"{path}: expected one of {', '.join(_ENCODERS)}, got {suffix or 'no suffix'}; use .png")
+    if kind == "JPEG" and lossy_quality is None:
+        raise OutputError(f"{path}: JPEG is lossy and weakens the protection; use .png, or allow lossy output")
+    if kind == "JPEG" and lossy_quality not in range(1, 101):
+        raise OutputError(f"{path}: expected a JPEG quality from 1 to 100, got {lossy_quality}; 95 is a good one")
+    return kind
+
+
+def _is_same_file(path: Path, source: Path) -> bool:
+    try:
+        return path.samefile(source)
+    except OSError:  # one of them does not exist
+        return os.path.realpath(path) == os.path.realpath(source)
+
+
+def _with_alpha(path: Path, levels: np.ndarray, alpha: np.ndarray | None, kind: str) -> np.ndarray:
+    if alpha is None:
+        return levels
+    if kind in {"JPEG", "BMP"}:
+        raise OutputError(f"{path}: {kind} cannot hold the picture's alpha; use .png, .tif or .webp")
+    if alpha.shape != levels.shape[:2]:
+        raise OutputError(f"{path}: expected the alpha's size {alpha.shape}, got a picture of {levels.shape[:2]}")
+    return np.dstack([levels, alpha])
+
+
+def _save_options(kind: str, metadata: Metadata, quality: int | None, text: dict[str, str] | None) -> dict[str, Any]:
+    kept = {name: value for name in _HOLDS[kind] if (value := getattr(metadata, name))}
+    if kind == "PNG":
+        kept["pnginfo"] = _png_chunks(kept.pop("xmp", b""), kept.pop("text", {}) | (text or {}))
+    elif kind == "TIFF":  # uncompressed: Pillow's compressing writer fails on EXIF sub-directories
+        kept["exif"] = _tiff_tags(kept.pop("exif", b""), kept.pop("xmp", b""))
+    elif kind == "WEBP":
+        kept |= {"lossless": True, "exact": True}  # exact: the colours under alpha 0 too
+    elif kind == "JPEG":
+        kept |= {"quality": quality, "subsampling": 0}
+    return kept
+
+
+def _png_chunks(xmp: bytes, text: dict[str, str]) -> PngImagePlugin.PngInfo:
+    """`save(xmp=...)` is ignored for PNG. `add_text` writes iTXt for what is not Latin-1."""
+    chunks = PngImagePlugin.PngInfo()
+    if xmp:
+        chunks.add_itxt("XML:com.adobe.xmp", xmp)
+    for key, value in text.items():
+        chunks.add_text(key, value)
+    return chunks
+
+
+def _tiff_tags(exif: bytes, xmp: bytes) -> Image.Exif:
+    tags = Image.Exif()
+    tags.load(exif)
+    if xmp:
+        tags[XMP] = xmp
+    return tags
+
+
+def _encoded(path: Path, image: Image.Image, kind: str, options: Callable[[], dict[str, Any]]) -> bytes:
+    """In memory, so that a full disk is told from a format that cannot hold the picture."""
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, kind, **options())
+    except Exception as error:  # encoders raise almost anything
+        raise OutputError(f"{path}: cannot be written as {kind} ({error}); use .png") from error
+    return buffer.getvalue()
+
+
+def _lost(kind: str, metadata: Metadata, data: bytes) -> tuple[str, ...]:
+    lost = [name for name, value in vars(metadata).items() if value and name not in _HOLDS[kind]]
+    if "xmp" in _HOLDS[kind] and metadata.xmp not in data:  # no XMP in JPEG before Pillow 11
+        lost.append("xmp")
+    return (f"not kept, as {kind} cannot hold it: {', '.join(lost)}",) if lost else ()
