@@ -1,0 +1,145 @@
+"""Mist's own command line: its flags, and the rules that they bring with them.
+
+The rules are those of Mist v1's `mist_v3.py` (the picture is resized to --input_size, results are named after the
+settings), with its defects repaired: rounding, lossless files, every kind of picture, pictures that are not square.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .batch import Order, Work, pictures_in, works_for
+from .errors import SettingsError
+from .images import Picture, from_u8, to_u8
+from .settings import Settings, resolve
+
+MODES = {0: "semantic", 1: "textural", 2: "fused"}  # as its code has them; its README swaps the first two
+DEFAULTS: dict[str, Any] = {
+    "input_image_path": "test/sample.png",
+    "output_name": "misted_sample",
+    "output_dir": "vangogh",
+    "input_dir_path": None,
+    "epsilon": 16.0,
+    "input_size": 512,
+    "block_num": 1,
+    "mode": 2,
+    "rate": 1.0,
+    "mask": False,
+    "mask_path": "test/processed_mask.png",
+    "non_resize": False,
+}
+
+
+def add_to(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "Mist's own flags",
+        "Any of these puts the command under Mist's rules: pictures are resized to --input_size, and results go to "
+        "outputs/images/ or outputs/dirs/ under names that hold the settings. Not to be mixed with our own flags.",
+    )
+    group.add_argument("-img", "--input_image_path", metavar="FILE", help="one picture")
+    group.add_argument("-inp", "--input_dir_path", metavar="DIR", help="a folder of pictures")
+    group.add_argument("--output_name", metavar="NAME")
+    group.add_argument("--output_dir", metavar="NAME")
+    group.add_argument("-e", "--epsilon", type=float, metavar="LEVELS", help="strength, grey levels")
+    group.add_argument("-in_size", "--input_size", type=int, metavar="PIXELS")
+    group.add_argument("-b", "--block_num", type=int, metavar="B", help="tiles per side, to save memory")
+    group.add_argument("--mode", type=int, choices=sorted(MODES), help="0 semantic, 1 textural, 2 fused")
+    group.add_argument("--rate", type=float, metavar="W", help="fusion weight, an exponent")
+    group.add_argument("--mask", action="store_true", default=None, help="use --mask_path (white is protected)")
+    group.add_argument("--mask_path", metavar="FILE")
+    group.add_argument("--non_resize", action="store_true", default=None, help="keep the aspect")
+
+
+def given(options: argparse.Namespace) -> list[str]:
+    """The flags of Mist's family that were typed."""
+    return [f"--{name}" for name in DEFAULTS if getattr(options, name) is not None]
+
+
+def order_for(options: argparse.Namespace) -> Order:
+    """What Mist would have done. Raises SettingsError."""
+    chosen = {name: _or(getattr(options, name), default) for name, default in DEFAULTS.items()}
+    if chosen["block_num"] < 1 or chosen["input_size"] < 64:
+        raise SettingsError("Expected --block_num of at least 1 and --input_size of at least 64 pixels.")
+    settings = _settings(chosen, options)
+    masked = chosen["mask"]
+    if masked and chosen["input_dir_path"]:
+        raise SettingsError("--mask works on one picture (--input_image_path): every picture needs its own mask.")
+    return Order(
+        works=_works(chosen, settings.steps),
+        settings=settings,
+        mask=Path(chosen["mask_path"]) if masked else None,
+        prepare=lambda picture, request: _prepared(picture, request, chosen),
+    )
+
+
+def _settings(chosen: dict[str, Any], options: argparse.Namespace) -> Settings:
+    return resolve(
+        "mist",
+        strength=chosen["epsilon"],
+        objective=MODES[chosen["mode"]],
+        fusion_weight=chosen["rate"],
+        steps=options.steps,
+        seed=options.seed,
+        gradient=options.gradient,
+        low_vram=options.low_vram,
+    )
+
+
+def _works(chosen: dict[str, Any], steps: int) -> list[Work]:
+    tail = "_".join(
+        f"{value:g}"
+        for value in (
+            chosen["epsilon"],
+            steps,
+            chosen["input_size"],
+            chosen["block_num"],
+            chosen["mode"],
+            chosen["rate"],
+            int(chosen["mask"]),
+            int(chosen["non_resize"]),
+        )
+    )
+    if not chosen["input_dir_path"]:
+        output = Path("outputs/images") / f"{chosen['output_name']}_{tail}.png"
+        return [Work(Path(chosen["input_image_path"]), output)]
+    folder = Path(chosen["input_dir_path"])
+    if not folder.is_dir():
+        raise SettingsError(f"--input_dir_path: {folder} is not a folder. For one picture use --input_image_path.")
+    return works_for(pictures_in([folder]), Path("outputs/dirs") / f"{chosen['output_dir']}_{tail}")
+
+
+def _prepared(picture: Picture, settings: Settings, chosen: dict[str, Any]) -> tuple[Picture, Settings]:
+    """Resized as Mist does; seen at once, or in tiles of a block's size."""
+    size, blocks = chosen["input_size"], chosen["block_num"]
+    height, width = picture.images.shape[2:]
+    if chosen["non_resize"]:
+        step, scale = 8 * blocks, size / min(height, width)
+        width, height = (max(step, int(side * scale) // step * step) for side in (width, height))
+    else:
+        width = height = size
+    if blocks > 1:
+        settings = replace(settings, view="tiles", working_size=max(64, size // blocks))
+    else:
+        settings = replace(settings, working_size=min(4096, math.ceil(math.sqrt(width * height))))
+    return resized(picture, width, height), settings
+
+
+def resized(picture: Picture, width: int, height: int) -> Picture:
+    """Pixels and alpha, bicubic as in Mist."""
+
+    def resize(levels: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(levels).resize((width, height), Image.Resampling.BICUBIC))
+
+    alpha = None if picture.alpha is None else resize(picture.alpha)
+    return replace(picture, images=from_u8(resize(to_u8(picture.images))), alpha=alpha)
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
