@@ -24,6 +24,21 @@ CONTROLS = ("strength", "step", "objective", "fusion_weight", "direction", "view
 SHARED_CONTROLS = ("steps", "gradient", "seed", "low_vram")
 OURS = ("inputs", "out", "preset", "config", "mask_file", "target", "format", "quality", *CONTROLS)
 """Flags that only our own family has."""
+THEIRS = (
+    "input_image_path",
+    "output_name",
+    "output_dir",
+    "input_dir_path",
+    "epsilon",
+    "input_size",
+    "block_num",
+    "mode",
+    "rate",
+    "mask",
+    "mask_path",
+    "non_resize",
+)
+"""Flags that only Mist has."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -95,9 +110,23 @@ def _add_shared_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_mist_flags(parser: argparse.ArgumentParser) -> None:
-    from . import mist_flags
-
-    mist_flags.add_to(parser)
+    group = parser.add_argument_group(
+        "Mist's own flags",
+        "Any of these puts the command under Mist's rules: pictures are resized to --input_size, and results go to "
+        "outputs/images/ or outputs/dirs/ under names that hold the settings. Not to be mixed with our own flags.",
+    )
+    group.add_argument("-img", "--input_image_path", metavar="FILE", help="one picture")
+    group.add_argument("-inp", "--input_dir_path", metavar="DIR", help="a folder of pictures")
+    group.add_argument("--output_name", metavar="NAME", help="of the result of one picture")
+    group.add_argument("--output_dir", metavar="NAME", help="of the folder of results")
+    group.add_argument("-e", "--epsilon", type=float, metavar="LEVELS", help="strength, grey levels")
+    group.add_argument("-in_size", "--input_size", type=int, metavar="PIXELS", help="default 512")
+    group.add_argument("-b", "--block_num", type=int, metavar="B", help="tiles per side, to save memory")
+    group.add_argument("--mode", type=int, choices=(0, 1, 2), help="0 semantic, 1 textural, 2 fused")
+    group.add_argument("--rate", type=float, metavar="W", help="fusion weight, an exponent")
+    group.add_argument("--mask", action="store_true", default=None, help="use --mask_path (white is protected)")
+    group.add_argument("--mask_path", metavar="FILE", help="default test/processed_mask.png")
+    group.add_argument("--non_resize", action="store_true", default=None, help="keep the aspect")
 
 
 def _protect(options: argparse.Namespace) -> int:
@@ -117,18 +146,20 @@ def _protect(options: argparse.Namespace) -> int:
 
 
 def _order(options: argparse.Namespace) -> Order:
-    from . import mist_flags
-
-    theirs = mist_flags.given(options)
+    theirs = [f"--{name}" for name in THEIRS if getattr(options, name) is not None]
     if not theirs:
         return _own_order(options)
-    ours = [f"--{name.replace('_', '-')}" for name in OURS if getattr(options, name) not in (None, [])]
+    ours = ["INPUT" if name == "inputs" else f"--{name.replace('_', '-')}" for name in OURS if _is_given(options, name)]
     if ours:
-        names = ", ".join(ours).replace("--inputs", "INPUT")
-        raise SettingsError(
-            f"Mist's own flags ({', '.join(theirs)}) cannot be mixed with ours ({names}). Use one kind."
-        )
+        found = f"({', '.join(theirs)}) do not mix with ours ({', '.join(ours)})"
+        raise SettingsError(f"Mist's own flags {found}. Use one kind.")
+    from . import mist_flags
+
     return mist_flags.order_for(options)
+
+
+def _is_given(options: argparse.Namespace, name: str) -> bool:
+    return getattr(options, name) not in (None, [])
 
 
 def _own_order(options: argparse.Namespace) -> Order:

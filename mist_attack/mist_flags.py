@@ -1,4 +1,4 @@
-"""Mist's own command line: its flags, and the rules that they bring with them.
+"""The rules that Mist's own flags bring with them (the flags themselves are in cli.py).
 
 The rules are those of Mist v1's `mist_v3.py` (the picture is resized to --input_size, results are named after the
 settings), with its defects repaired: rounding, lossless files, every kind of picture, pictures that are not square.
@@ -35,31 +35,6 @@ DEFAULTS: dict[str, Any] = {
     "mask_path": "test/processed_mask.png",
     "non_resize": False,
 }
-
-
-def add_to(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "Mist's own flags",
-        "Any of these puts the command under Mist's rules: pictures are resized to --input_size, and results go to "
-        "outputs/images/ or outputs/dirs/ under names that hold the settings. Not to be mixed with our own flags.",
-    )
-    group.add_argument("-img", "--input_image_path", metavar="FILE", help="one picture")
-    group.add_argument("-inp", "--input_dir_path", metavar="DIR", help="a folder of pictures")
-    group.add_argument("--output_name", metavar="NAME")
-    group.add_argument("--output_dir", metavar="NAME")
-    group.add_argument("-e", "--epsilon", type=float, metavar="LEVELS", help="strength, grey levels")
-    group.add_argument("-in_size", "--input_size", type=int, metavar="PIXELS")
-    group.add_argument("-b", "--block_num", type=int, metavar="B", help="tiles per side, to save memory")
-    group.add_argument("--mode", type=int, choices=sorted(MODES), help="0 semantic, 1 textural, 2 fused")
-    group.add_argument("--rate", type=float, metavar="W", help="fusion weight, an exponent")
-    group.add_argument("--mask", action="store_true", default=None, help="use --mask_path (white is protected)")
-    group.add_argument("--mask_path", metavar="FILE")
-    group.add_argument("--non_resize", action="store_true", default=None, help="keep the aspect")
-
-
-def given(options: argparse.Namespace) -> list[str]:
-    """The flags of Mist's family that were typed."""
-    return [f"--{name}" for name in DEFAULTS if getattr(options, name) is not None]
 
 
 def order_for(options: argparse.Namespace) -> Order:

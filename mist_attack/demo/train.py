@@ -34,6 +34,7 @@ TOKENS, TOKEN_WIDTH = 8, 64
 KL_WEIGHT = 1e-6  # as in LDM: the posterior becomes as narrow as SD's
 COLOUR_WEIGHT = 3.0  # of the error's mean over 8 x 8 pixels: without it colour is learned last
 LATENT_JITTER = 0.02  # of the latents' deviation; keeps the decoder smooth off the encoder's exact latents
+SENSITIVITY_WEIGHT, SENSITIVE_LEVELS, SENSITIVE_SHARE = 3.0, 10.0, 0.9
 PROMPT_DROPOUT = 0.15
 KIND_SHARES = {"painting": 0.35, "photograph": 0.35, "drawing": 0.2, "lineart": 0.1}
 SIDES = (512, 384, 256)  # the shorter sides at which every picture is seen
@@ -176,28 +177,61 @@ class Trainer:
         partial.replace(self.state_path)
 
 
-def train_vae(pictures: Pictures, steps: int, state: Path, device: str, bf16: bool) -> AutoencoderKL:
+def train_vae(pictures: Pictures, steps: int, sensitive_steps: int, work: Path, device: str, bf16: bool) -> Any:
+    """First for reconstruction alone, then for reconstruction and sensitivity."""
     vae = new_vae().to(device, memory_format=torch.channels_last)
-    trainer = Trainer(vae, steps, 1.5e-3, state)
+    autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16)
+    trainer = Trainer(vae, steps, 1.5e-3, work / "vae.pt")
     for step in trainer.remaining():
-        side = 128 if step % 2 else 64
-        images, _ = pictures.crops(8 * 64 * 64 // side**2, side)
-        images = images.to(device, memory_format=torch.channels_last)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-            posterior = vae.encode(images).latent_dist
-            latents = posterior.sample()
-            jitter = LATENT_JITTER * latents.detach().std() * torch.randn_like(latents)
-            decoded = vae.decode(latents + jitter).sample.float()
-        error = decoded - images
-        divergence = posterior.kl().mean() / images[0].numel()
-        colour = torch.nn.functional.avg_pool2d(error, 8).square().mean()
-        sharpness = error.square().mean() + 0.1 * error.abs().mean()
-        trainer.update(sharpness + COLOUR_WEIGHT * colour + KL_WEIGHT * divergence)
+        with autocast:
+            loss, _, _ = reconstruction_loss(vae, _batch(pictures, step, device))
+        trainer.update(loss)
+    trainer = Trainer(vae, sensitive_steps, 1e-3, work / "vae-sensitive.pt")
+    for step in trainer.remaining():
+        with autocast:
+            images = _batch(pictures, step, device)
+            loss, images, latents = reconstruction_loss(vae, images)
+            loss = loss + SENSITIVITY_WEIGHT * insensitivity(vae, images, latents)
+        trainer.update(loss)
     return trainer.average.module.eval()
 
 
+def _batch(pictures: Pictures, step: int, device: str) -> Tensor:
+    side = 128 if step % 2 else 64
+    images, _ = pictures.crops(8 * 64 * 64 // side**2, side)
+    return images.to(device, memory_format=torch.channels_last)
+
+
+def reconstruction_loss(vae: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss, the images, and the posterior mean of their latents."""
+    posterior = vae.encode(images).latent_dist
+    latents = posterior.sample()
+    jitter = LATENT_JITTER * latents.detach().std() * torch.randn_like(latents)
+    error = vae.decode(latents + jitter).sample.float() - images
+    colour = torch.nn.functional.avg_pool2d(error, 8).square().mean()
+    divergence = posterior.kl().mean() / images[0].numel()
+    loss = error.square().mean() + 0.1 * error.abs().mean() + COLOUR_WEIGHT * colour + KL_WEIGHT * divergence
+    return loss, images, posterior.mean
+
+
+def insensitivity(vae: Any, images: Tensor, latents: Tensor) -> Tensor:
+    """How far one sign step of SENSITIVE_LEVELS stays from moving the latents to those of another picture.
+
+    A small encoder trained on squared error is nearly linear, and 16 levels cannot move it far: unlike Stable
+    Diffusion's. This term makes the demo model as fragile as the model that it stands for; it is meant to be attacked.
+    """
+    half = max(1, len(images) // 2)
+    away = (latents.roll(1, 0) - latents)[:half].detach().float()
+    leaf = images[:half].detach().requires_grad_()
+    (gradient,) = torch.autograd.grad((vae.encode(leaf).latent_dist.mean.float() * away).sum(), leaf)
+    stepped = (images[:half] + SENSITIVE_LEVELS / 127.5 * gradient.sign()).clamp(-1, 1)
+    moved = vae.encode(stepped).latent_dist.mean.float() - latents[:half].float()
+    share = (moved * away).sum(dim=(1, 2, 3)) / away.square().sum(dim=(1, 2, 3)).clamp(min=1e-6)
+    return torch.relu(SENSITIVE_SHARE - share).square().mean()
+
+
 @torch.no_grad()
-def latent_bank(vae: AutoencoderKL, pictures: Pictures, count: int, device: str) -> tuple[Tensor, list[str]]:
+def latent_bank(vae: Any, pictures: Pictures, count: int, device: str) -> tuple[Tensor, list[str]]:
     """Scaled latents of `count` crops of 256 px, on the CPU; sets the VAE's scaling factor on the way."""
     latents, kinds = [], []
     for _ in tqdm(range(count // 8), desc="latents"):
@@ -233,7 +267,7 @@ def train_unet(
     return average["unet"], average["prompts"]
 
 
-def save_model(vae: AutoencoderKL, unet: UNet2DConditionModel, prompts: PromptTable, out: Path) -> None:
+def save_model(vae: Any, unet: UNet2DConditionModel, prompts: PromptTable, out: Path) -> None:
     vae.to(torch.float16).save_pretrained(out / "vae")
     unet.to(torch.float16).save_pretrained(out / "unet")
     sd_schedule().save_pretrained(out / "scheduler")
@@ -247,7 +281,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, help="where to keep checkpoints (default: OUT/training)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--vae-steps", type=int, default=12000)
+    parser.add_argument("--vae-steps", type=int, default=8500)
+    parser.add_argument("--sensitive-steps", type=int, default=2200)
     parser.add_argument("--unet-steps", type=int, default=8000)
     parser.add_argument("--latents", type=int, default=3200, help="crops encoded for the denoiser")
     parser.add_argument("--device", default="cpu")
@@ -258,7 +293,7 @@ def main(arguments: list[str] | None = None) -> None:
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
     pictures = Pictures(options.pictures, options.seed)
-    vae = train_vae(pictures, options.vae_steps, work / "vae.pt", options.device, options.bf16)
+    vae = train_vae(pictures, options.vae_steps, options.sensitive_steps, work, options.device, options.bf16)
     bank = latent_bank(vae, pictures, options.latents, options.device)
     unet, prompts = train_unet(bank, options.unet_steps, work / "unet.pt", options.seed, options.device)
     save_model(vae, unet, prompts, options.out)

@@ -1,0 +1,266 @@
+"""The command as a user types it: files, messages, exit codes; nothing half-written, nothing overwritten."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes.command import draw, files, levels_of, mist, toy_model  # noqa: F401
+from PIL import Image
+
+from mist_attack import batch
+from mist_attack.hosts import checkpoints, diffusers
+
+DEMO = checkpoints.DEMO / "seed0"
+pytestmark = pytest.mark.usefixtures("toy_model")
+
+
+def test_protects_files_and_folders_and_reports(capsys):
+    draw("in/a.png", seed=1), draw("in/b.jpg", seed=2), draw("c.webp", seed=3)
+    Path("in/notes.txt").write_text("not a picture")
+    assert (
+        mist("protect", "in", "c.webp", "--out", "out", "--steps", 2, "--step", 8, "--report", "out/report.json") == 0
+    )
+    assert files("out") == ["a.png", "b.png", "c.webp", "report.json"]
+    moved = np.abs(levels_of("out/a.png") - levels_of("in/a.png"))
+    assert 0 < moved.max() <= 16
+    rows = json.loads(Path("out/report.json").read_text("utf-8"))
+    assert [row["status"] for row in rows] == ["protected"] * 3
+    assert rows[0]["report"]["budget_used_levels"] == moved.max()
+    assert rows[0]["report"]["settings"]["steps"] == 2
+    assert "a.png: PSNR" in capsys.readouterr().out
+
+
+def test_the_file_says_what_was_done_to_it_without_paths():
+    draw("secret-folder/a.png")
+    mist("protect", "secret-folder/a.png", "--out", "out", "--steps", 1)
+    text = Image.open("out/a.png").text["Mist"]
+    assert json.loads(text)["steps"] == 1 and "secret" not in text
+
+
+def test_every_control_has_a_flag_that_arrives(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(batch, "run", lambda order, *_, **__: seen.update(order.settings.as_dict()) or [])
+    draw("a.png")
+    words = "--strength 8 --steps 3 --step 2 --objective semantic --fusion-weight 2 --gradient sds --direction descent"
+    more = "--view tiles --working-size 256 --prompt x --target rings --low-vram --seed 5 --preset mist"
+    mist("protect", "a.png", "--out", "out", *words.split(), *more.split())
+    assert seen["epsilon"] == pytest.approx(8 / 255) and seen["step_size"] == pytest.approx(2 / 255)
+    assert seen["semantic_weight"] == pytest.approx(1e5)
+    expected = {"steps": 3, "objective": "semantic", "gradient": "sds", "direction": "descent", "view": "tiles"}
+    expected |= {"working_size": 256, "prompt": "x", "target": "rings", "low_vram": True, "seed": 5, "keep_tone": False}
+    assert {name: seen[name] for name in expected} == expected
+
+
+def test_a_config_file_and_a_mask_and_a_target_picture():
+    draw("a.png", (40, 24)), draw("target.png", (30, 30), seed=5)
+    mask = np.zeros((24, 40), np.uint8)
+    mask[:, :20] = 255
+    Image.fromarray(mask).save("mask.png")
+    Path("mine.yaml").write_text("strength: 4\nsteps: 2\nstep: 4\n", encoding="utf-8")
+    arguments = ["--config", "mine.yaml", "--mask-file", "mask.png", "--target", "target.png", "--report", "r.json"]
+    assert mist("protect", "a.png", "--out", "out", *arguments) == 0
+    moved = np.abs(levels_of("out/a.png") - levels_of("a.png"))
+    assert moved[:, 20:].max() == 0 < moved[:, :20].max() <= 4
+    assert json.loads(Path("r.json").read_text("utf-8"))[0]["report"]["target"] == "picture"
+
+
+def test_a_mask_of_another_size_is_stretched_and_said(capsys):
+    draw("a.png", (40, 24))
+    Image.new("L", (10, 6), 255).save("mask.png")
+    assert mist("protect", "a.png", "--out", "out", "--steps", 1, "--mask-file", "mask.png") == 0
+    assert "stretched" in capsys.readouterr().out
+
+
+def test_a_black_mask_and_strength_0_change_nothing_and_say_so(capsys):
+    draw("a.png")
+    Image.new("L", (40, 24), 0).save("mask.png")
+    assert mist("protect", "a.png", "--out", "masked", "--steps", 1, "--mask-file", "mask.png") == 0
+    assert mist("protect", "a.png", "--out", "zero", "--steps", 1, "--strength", 0) == 0
+    for folder in ("masked", "zero"):
+        assert np.array_equal(levels_of(f"{folder}/a.png"), levels_of("a.png"))
+    said = capsys.readouterr().out
+    assert "all black" in said and "strength 0" in said
+
+
+BAD_FILES = {
+    "missing.png": None,
+    "empty.png": b"",
+    "words.png": b"these are words",
+    "cut.png": "cut",
+    "animated.gif": "animated",
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_one_bad_file_is_told_and_the_others_go_on(name, capsys):
+    draw("good.png")
+    content = BAD_FILES[name]
+    if content == "cut":
+        whole = draw("whole.png").read_bytes()
+        Path(name).write_bytes(whole[: len(whole) // 2])
+    elif content == "animated":
+        frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+        frames[0].save(name, save_all=True, append_images=frames[1:])
+    elif content is not None:
+        Path(name).write_bytes(content)
+    assert mist("protect", name, "good.png", "--out", "out", "--steps", 1, "--report", "out/r.json") == 2
+    assert files("out") == ["good.png", "r.json"]
+    assert name in capsys.readouterr().err
+    rows = json.loads(Path("out/r.json").read_text("utf-8"))
+    assert [row["status"] for row in rows] == ["failed", "protected"] and rows[0]["error"]
+    assert mist("protect", name, "--out", "out2", "--steps", 1) == 1
+    assert files("out2") == [] if Path("out2").exists() else True
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("CUDA out of memory"), MemoryError(), OSError(28, "No space left")])
+def test_a_failure_of_the_machine_in_one_picture_does_not_stop_the_next(failure, monkeypatch, capsys):
+    draw("a.png"), draw("b.png")
+    real, calls = batch.protect, []
+
+    def fails_first(*arguments, **named):
+        calls.append(1)
+        if len(calls) == 1:
+            raise failure
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(batch, "protect", fails_first)
+    assert mist("protect", "a.png", "b.png", "--out", "out", "--steps", 1) == 2
+    assert files("out") == ["b.png"]
+    assert type(failure).__name__ in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_finished_files_and_no_half_written_one(monkeypatch, capsys):
+    for name in ("a.png", "b.png", "c.png"):
+        draw(name)
+    real, calls = batch.protect, []
+
+    def interrupted(*arguments, **named):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(batch, "protect", interrupted)
+    assert mist("protect", "a.png", "b.png", "c.png", "--out", "out", "--steps", 1, "--report", "out/r.json") == 130
+    assert files("out") == ["a.png", "r.json"]
+    assert len(json.loads(Path("out/r.json").read_text("utf-8"))) == 1
+    assert "finished pictures are kept" in capsys.readouterr().err
+
+
+def test_ctrl_c_in_the_middle_of_a_write_leaves_the_older_file(monkeypatch):
+    draw("a.png")
+    older = draw("out/a.png", seed=9).read_bytes()
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    assert mist("protect", "a.png", "--out", "out", "--steps", 1) == 130
+    assert files("out") == ["a.png"] and Path("out/a.png").read_bytes() == older
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("protect", "Expected pictures"),
+        ("protect a.png", "Expected pictures"),
+        ("protect a.png --out out --strength 300", "strength"),
+        ("protect a.png --out out --steps 0", "steps"),
+        ("protect a.png --out out --preset strongest", "gentle"),
+        ("protect a.png --out out --target nowhere.png", "lattice"),
+        ("protect a.png --out out --objective both", "textural"),
+        ("protect a.png --out out --quality 80", "jpeg"),
+        ("protect a.png --out out --threads 0", "--threads"),
+        ("protect a.png --out a.png", "need a folder"),
+        ("protect a.png --out .", "never overwritten"),
+        ("protect a.png sub/a.png --out out", "would both become"),
+        ("protect empty --out out", "No pictures"),
+        ("protect a.png --out out --config nowhere.yaml", "nowhere.yaml"),
+        ("protect a.png --out out --frobnicate", "--frobnicate"),
+        ("protect a.png --out out --device warp", "warp"),
+        ("nonsense", "nonsense"),
+    ],
+)
+def test_a_bad_request_is_refused_before_anything_runs(words, said, capsys):
+    draw("a.png"), draw("sub/a.png")
+    Path("empty").mkdir()
+    before = files()
+    assert mist(*words.split()) == 1
+    assert said in capsys.readouterr().err
+    assert files() == before
+
+
+def test_a_missing_checkpoint_lists_what_is_accepted(monkeypatch, capsys):
+    monkeypatch.undo()
+    monkeypatch.delenv("MIST_CHECKPOINT", raising=False)
+    draw("a.png")
+    assert mist("protect", "a.png", "--out", "out", "--checkpoint", "nowhere.safetensors") == 1
+    assert "nowhere.safetensors does not exist" in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+def test_jpeg_only_when_asked_and_with_a_warning(capsys):
+    draw("a.png", (64, 64))
+    assert mist("protect", "a.png", "--out", "out", "--steps", 1, "--format", "jpeg", "--quality", 90) == 0
+    assert Image.open("out/a.jpg").format == "JPEG"
+    assert "lossy" in capsys.readouterr().err
+
+
+def test_a_dry_run_loads_and_writes_nothing(monkeypatch, capsys):
+    draw("a.png")
+    monkeypatch.setattr(diffusers, "load", lambda *_: pytest.fail("a model was loaded"))
+    assert mist("protect", "a.png", "--out", "out", "--dry-run", "--report", "r.json") == 0
+    assert "out" in capsys.readouterr().out
+    assert files() == ["a.png"]
+
+
+def test_quiet_says_nothing_but_errors(capsys):
+    draw("a.png")
+    assert mist("protect", "a.png", "missing.png", "--out", "out", "--steps", 1, "--quiet") == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "missing.png" in said.err
+
+
+def test_same_command_same_bytes():
+    draw("a.png")
+    for folder in ("one", "two"):
+        mist("protect", "a.png", "--out", folder, "--steps", 3)
+    assert Path("one/a.png").read_bytes() == Path("two/a.png").read_bytes()
+
+
+def test_alpha_and_metadata_come_through():
+    rgba = np.random.default_rng(0).integers(0, 256, (24, 40, 4), dtype=np.uint8)
+    Image.fromarray(rgba, "RGBA").save("a.png", dpi=(300, 300))
+    mist("protect", "a.png", "--out", "out", "--steps", 1)
+    result = Image.open("out/a.png")
+    assert np.array_equal(np.asarray(result)[..., 3], rgba[..., 3])
+    assert result.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+
+
+def test_info_answers_without_a_checkpoint(monkeypatch, capsys):
+    monkeypatch.undo()
+    monkeypatch.delenv("MIST_CHECKPOINT", raising=False)
+    assert mist("info") == 0
+    said = capsys.readouterr().out
+    assert "device: " in said and "preset gentle" in said and "Accepted" in said
+
+
+def test_help_is_quick_because_it_loads_nothing():
+    script = "import sys, mist_attack.cli as cli; sys.argv[1:] = ['protect', '--help']; cli.main()"
+    done = subprocess.run([sys.executable, "-X", "importtime", "-c", script], capture_output=True, text=True)
+    assert "--input_dir_path" in done.stdout and "--strength" in done.stdout
+    assert "torch" not in done.stderr and "numpy" not in done.stderr
+
+
+@pytest.mark.skipif(not DEMO.is_dir(), reason="the demo model is not in this copy")
+def test_the_real_command_end_to_end_on_the_demo_model(tmp_path):
+    draw("a.png", (64, 64))
+    words = ["protect", "a.png", "--out", "out", "--checkpoint", "demo", "--steps", "2", "--threads", "1"]
+    done = subprocess.run([sys.executable, "-m", "mist_attack", *words], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "does not protect against real models" in " ".join(done.stderr.split())
+    assert 0 < np.abs(levels_of("out/a.png") - levels_of("a.png")).max() <= 16
