@@ -18,7 +18,6 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin, features
 from skimage.color import lab2rgb
 
-from mist_attack import images as module
 from mist_attack import metadata
 from mist_attack.errors import OutputError, PictureError
 from mist_attack.images import (

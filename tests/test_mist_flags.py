@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes.command import draw, files, levels_of, mist, toy_model  # noqa: F401
 from PIL import Image
-from test_cli import draw, files, levels_of, mist, toy_model  # noqa: F401  # the fixture runs for every test here
 
 from mist_attack import batch, cli, mist_flags
 
@@ -39,30 +39,8 @@ def test_a_folder_goes_where_mist_put_it(capsys):
 
 def test_one_picture_goes_where_mist_put_it_and_short_forms_work():
     draw("a.png", (32, 32), mode="RGBA")
-    assert (
-        mist(
-            "protect",
-            *[
-                "-img",
-                "a.png",
-                "--output_name",
-                "mine",
-                "-e",
-                "4",
-                "-s",
-                "1",
-                "-in_size",
-                "64",
-                "-b",
-                "2",
-                "--mode",
-                "1",
-                "--rate",
-                "3",
-            ],
-        )
-        == 0
-    )
+    words = "-img a.png --output_name mine -e 4 -s 1 -in_size 64 -b 2 --mode 1 --rate 3"
+    assert mist("protect", *words.split()) == 0
     assert files("outputs") == ["images/mine_4_1_64_2_1_3_0_0.png"]
     assert Image.open("outputs/images/mine_4_1_64_2_1_3_0_0.png").mode == "RGBA"
 

@@ -1,0 +1,248 @@
+"""The contract of surrogate.py, as one suite over every adapter. A new adapter is one more line in ADAPTERS."""
+
+from functools import partial
+
+import pytest
+import torch
+from fakes import ldm
+from fakes.toy import ToySurrogate
+from safetensors.torch import save_file
+
+from mist_attack.hosts import checkpoints, diffusers
+
+CPU = torch.device("cpu")
+
+
+def single_file(factory):
+    """An adapter on a checkpoint in Stable Diffusion's original layout."""
+    folder = factory.mktemp("checkpoint")
+    torch.manual_seed(0)
+    config = ldm.write_tiny_config(folder / "config")
+    save_file(ldm.to_ldm(*ldm.new_modules(config)), folder / "tiny.safetensors")
+    return diffusers.load(folder / "tiny.safetensors", CPU, config=config)
+
+
+def demo(factory):
+    return diffusers.load(checkpoints.find_checkpoint("demo"), CPU)
+
+
+ADAPTERS = {"toy": lambda factory: ToySurrogate(), "diffusers file": single_file, "diffusers demo": demo}
+
+
+@pytest.fixture(scope="module", params=ADAPTERS)
+def surrogate(request, tmp_path_factory):
+    return ADAPTERS[request.param](tmp_path_factory)
+
+
+def modules_of(surrogate):
+    if isinstance(surrogate, ToySurrogate):
+        return surrogate.modules
+    return [surrogate.vae, surrogate.unet]
+
+
+def encoder_and_denoiser(surrogate):
+    if isinstance(surrogate, ToySurrogate):
+        return surrogate.encoder[0], surrogate.denoiser.first
+    return surrogate.vae.encoder.conv_in, surrogate.unet.conv_in
+
+
+def ready(surrogate, job, **options):
+    return surrogate.run(job, 1, 64, 64, **options)
+
+
+@pytest.fixture
+def images():
+    return torch.rand(2, 3, 64, 64)
+
+
+def test_latents_have_the_models_shape_and_are_repeatable(surrogate, images):
+    def job(model):
+        with torch.no_grad():
+            return model.encode(images), model.encode(images), model.moments(images), model.decode(model.encode(images))
+
+    first, again, (mean, logvar), decoded = ready(surrogate, job)
+    assert first.shape == mean.shape == logvar.shape == (2, 4, 8, 8)
+    assert first.dtype == torch.float32 and torch.equal(first, again)
+    assert decoded.shape == images.shape and decoded.dtype == torch.float32
+    assert decoded.min() >= 0 and decoded.max() <= 1
+    ratio = first / mean
+    torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio), rtol=1e-3, atol=1e-3)  # scaled, not sampled
+
+
+def directional(function, x, gradient, h=2e-3):
+    """Central difference along the gradient's own direction, and what the gradient says it is."""
+    direction = gradient / gradient.norm()
+    with torch.no_grad():
+        difference = (function(x + h * direction) - function(x - h * direction)) / (2 * h)
+    return float(difference), float(gradient.norm())
+
+
+def test_the_encoders_gradient_is_right(surrogate, images):
+    weights = torch.randn(1, 4, 8, 8)
+
+    def job(model):
+        def function(x):
+            return (model.encode(x) * weights).sum()
+
+        x = images[:1].clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(function(x), x)
+        return directional(function, images[:1], gradient)
+
+    difference, slope = ready(surrogate, job)
+    assert slope > 0 and difference == pytest.approx(slope, rel=0.02)
+
+
+def test_the_denoisers_gradient_is_right(surrogate):
+    latents, noise, weights = torch.randn(3, 1, 4, 8, 8)
+
+    def job(model):
+        sigma = model.sigmas[[400]]
+        prompt = model.conditioning("a painting")
+
+        def function(x):
+            return (model.denoise(model.noised(x, noise, sigma), sigma, prompt) * weights).sum()
+
+        x = latents.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(function(x), x)
+        return directional(function, latents, gradient, h=2e-2)
+
+    difference, slope = ready(surrogate, job)
+    assert slope > 0 and difference == pytest.approx(slope, rel=0.02)
+
+
+def test_noise_levels_increase_and_the_forward_process_is_theirs(surrogate):
+    sigmas = surrogate.sigmas
+    assert sigmas.ndim == 1 and len(sigmas) == 1000 and sigmas.dtype == torch.float32
+    assert (sigmas.diff() > 0).all() and sigmas[0] > 0
+    latents, noise = torch.randn(2, 2, 4, 8, 8)
+    sigma = sigmas[[10, 900]]
+    expected = latents + sigma.view(-1, 1, 1, 1) * noise
+    torch.testing.assert_close(surrogate.noised(latents, noise, sigma), expected)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_denoising_takes_one_prompt_for_any_batch_and_each_its_own_noise_level(surrogate, batch):
+    latents, noise = torch.randn(2, batch, 4, 8, 8)
+
+    def job(model):
+        prompt, sigma = model.conditioning(""), model.sigmas[torch.tensor([100, 800])[:batch]]
+        with torch.no_grad():
+            whole = model.denoise(model.noised(latents, noise, sigma), sigma, prompt)
+            alone = [
+                model.denoise(
+                    model.noised(latents[i : i + 1], noise[i : i + 1], sigma[i : i + 1]), sigma[i : i + 1], prompt
+                )
+                for i in range(batch)
+            ]
+        return whole, torch.cat(alone)
+
+    whole, alone = ready(surrogate, job)
+    assert whole.shape == latents.shape and whole.dtype == torch.float32
+    torch.testing.assert_close(whole, alone, rtol=1e-3, atol=1e-3)
+
+
+def test_prompts_differ_and_repeat(surrogate):
+    latents, sigma = torch.randn(1, 4, 8, 8), surrogate.sigmas[[500]]
+
+    def job(model):
+        with torch.no_grad():
+            return [
+                model.denoise(latents, sigma, model.conditioning(p)) for p in ("a painting", "a painting", "a photo")
+            ]
+
+    painting, again, photo = ready(surrogate, job)
+    assert torch.equal(painting, again) and not torch.equal(painting, photo)
+
+
+@pytest.mark.parametrize("objective", ["textural", "semantic", "fused"])
+def test_the_spatial_multiple_is_enough(surrogate, objective):
+    side = surrogate.spatial_multiple(objective)
+
+    def job(model):
+        with torch.no_grad():
+            latents = model.encode(torch.rand(1, 3, side, 2 * side))
+            if objective != "textural":
+                model.denoise(latents, model.sigmas[[5]], model.conditioning(""))
+            return model.decode(latents).shape
+
+    assert ready(surrogate, job) == (1, 3, side, 2 * side)
+
+
+def state_of(surrogate):
+    modules = modules_of(surrogate)
+    return (
+        [p.requires_grad for module in modules for p in module.parameters()],
+        [layer.training for module in modules for layer in module.modules()],
+        [sorted(vars(layer)) for module in modules for layer in module.modules()],
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+    )
+
+
+@pytest.mark.parametrize("low_vram", [False, True])
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_was_lent_is_given_back(surrogate, images, low_vram, fails):
+    modules = modules_of(surrogate)
+    modules[0].train()
+    next(modules[0].parameters()).requires_grad_(True)
+    before = state_of(surrogate)
+    weights = [p.detach().clone() for module in modules for p in module.parameters()]
+
+    def job(model):
+        assert not any(p.requires_grad for module in modules for p in module.parameters())
+        assert not any(layer.training for module in modules for layer in module.modules())
+        x = images.clone().requires_grad_()
+        torch.autograd.grad(model.encode(x).sum(), x)
+        if fails:
+            raise KeyboardInterrupt
+
+    if fails:
+        with pytest.raises(KeyboardInterrupt):
+            ready(surrogate, job, low_vram=low_vram)
+    else:
+        ready(surrogate, job, low_vram=low_vram)
+    assert state_of(surrogate) == before
+    parameters = [p for module in modules for p in module.parameters()]
+    assert all(p.grad is None for p in parameters)
+    assert all(torch.equal(p, kept) for p, kept in zip(parameters, weights, strict=True))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_possible_whatever_the_caller_forbids(surrogate, images, mode):
+    def job(model):
+        x = images.clone().requires_grad_()
+        assert not x.is_inference()
+        return torch.autograd.grad(model.encode(x).sum(), x)[0]
+
+    with mode():
+        gradient = ready(surrogate, job)
+    assert gradient.isfinite().all() and gradient.abs().max() > 0
+
+
+def fused_gradient(model, images, latent_noise):
+    x = images[:1].clone().requires_grad_()
+    latents = model.encode(x)
+    sigma = model.sigmas[[300]]
+    noised = model.noised(latents, latent_noise, sigma)
+    loss = ((noised - model.denoise(noised, sigma, model.conditioning(""))) / sigma).square().mean() + latents.mean()
+    return torch.autograd.grad(loss, x)[0]
+
+
+def test_low_vram_computes_the_same_and_each_module_at_most_twice(surrogate, images):
+    noise, calls = torch.randn(1, 4, 8, 8), [0, 0]
+
+    def count(i, *_):
+        calls[i] += 1
+
+    hooks = [m.register_forward_hook(partial(count, i)) for i, m in enumerate(encoder_and_denoiser(surrogate))]
+    plain = ready(surrogate, lambda model: fused_gradient(model, images, noise))
+    assert calls == [1, 1]
+    low = ready(surrogate, lambda model: fused_gradient(model, images, noise), low_vram=True)
+    for hook in hooks:
+        hook.remove()
+    assert calls[0] <= 3 and calls[1] <= 3
+    assert (plain - low).norm() / plain.norm() < 1e-5
+
+
+def test_it_has_a_name_and_a_device(surrogate):
+    assert surrogate.name and surrogate.device == CPU
