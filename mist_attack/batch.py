@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from . import __version__
 from .errors import CheckpointError, MistError, SettingsError
-from .images import PICTURE_SUFFIXES, Picture, read_mask, read_picture, write_picture, write_text
+from .images import PICTURE_SUFFIXES, Picture, read_mask, read_picture
 from .pgd import OnStep, Progress
 from .protect import protect
 from .report import Report
+from .saving import write_picture, write_text
 from .settings import Settings
 from .surrogate import Surrogate
 

@@ -20,25 +20,23 @@ EXIF thumbnails, Photoshop's layers and previews.
 
 from __future__ import annotations
 
-import errno
 import io
 import os
-import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
-from .errors import OutputError, PictureError
-from .metadata import ORIENTATION, XMP, Metadata, dpi_of, exif_of, profile_of, text_of, xmp_of
+from .errors import PictureError
+from .metadata import ORIENTATION, Metadata, dpi_of, exif_of, profile_of, text_of, xmp_of
 
 PICTURE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -57,25 +55,7 @@ _TOLD = {
     **dict.fromkeys(("P", "PA"), "palette colours are saved as RGB, since the perturbation has more of them"),
     "YCbCr": "YCbCr was converted to RGB",
 }
-_ENCODERS = {
-    ".png": "PNG",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".webp": "WEBP",
-    ".bmp": "BMP",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-}
-_HOLDS = {
-    "PNG": ("icc_profile", "exif", "dpi", "xmp", "text"),
-    "TIFF": ("icc_profile", "exif", "dpi", "xmp"),
-    "WEBP": ("icc_profile", "exif", "xmp"),
-    "JPEG": ("icc_profile", "exif", "dpi", "xmp"),
-    "BMP": ("dpi",),
-}
 _BITS_PER_SAMPLE = 258
-_REMEDIES = {errno.ENOSPC: "free some space, or choose another folder"}
-
 PathLike = str | os.PathLike[str]
 
 
@@ -148,58 +128,6 @@ def to_u8(images: Tensor) -> np.ndarray:
 def from_u8(levels: np.ndarray) -> Tensor:
     """(H, W, 3) uint8 -> (1, 3, H, W) float32, exactly k/255. The inverse of `to_u8`."""
     return torch.from_numpy(np.array(levels)).permute(2, 0, 1)[None].contiguous().float() / 255
-
-
-def write_picture(
-    path: PathLike,
-    images: Tensor,
-    picture: Picture,
-    *,
-    fmt: str | None = None,
-    lossy_quality: int | None = None,
-    text: dict[str, str] | None = None,
-) -> tuple[str, ...]:
-    """Write (1, 3, H, W) in [0, 1] with the alpha and metadata of `picture`; returns notices of what was lost.
-
-    The format is `fmt` or else the suffix: PNG, TIFF, WebP (lossless) or BMP; JPEG only when `lossy_quality`
-    (1 to 100; ignored by the others) asks for it. `text` is added to a PNG's text chunks. The same input gives the
-    same bytes. Raises OutputError, also for `picture`'s own file, and PictureError as `to_u8` does; the file at
-    `path` is then untouched."""
-    path = Path(path)
-    kind = _encoder(path, fmt, lossy_quality)
-    if _is_same_file(path, picture.path):
-        raise OutputError(f"{path}: is the source picture, which is never overwritten; choose another name")
-    image = Image.fromarray(_with_alpha(path, to_u8(images), picture.alpha, kind))
-    data = _encoded(path, image, kind, lambda: _save_options(kind, picture.metadata, lossy_quality, text))
-    atomic_write(path, lambda file: file.write(data))
-    return _lost(kind, picture.metadata, data)
-
-
-def write_text(path: PathLike, text: str) -> None:
-    """Write a report as UTF-8, as `atomic_write` does. Names of files that are not text are escaped as in JSON."""
-    atomic_write(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
-
-
-def atomic_write(path: PathLike, write: Callable[[BinaryIO], object]) -> None:
-    """Make the file at `path` by `write(file)`: whole, or not at all.
-
-    Missing folders are made. Whatever is raised, an older file stays as it was and nothing is left beside it.
-    Raises OutputError for what the system refuses."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(6)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, "choose another name, or a folder you may write to")
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from error
 
 
 @contextmanager
@@ -320,80 +248,3 @@ def _srgb_of_cmyk(path: Path, image: Image.Image) -> Image.Image:
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
     image.getexif()[ORIENTATION] = orientation
     return ImageOps.exif_transpose(image)
-
-
-def _encoder(path: Path, fmt: str | None, lossy_quality: int | None) -> str:
-    suffix = f".{fmt}".lower() if fmt else path.suffix.lower()
-    kind = _ENCODERS.get(suffix)
-    if kind is None:
-        raise OutputError(f"{path}: expected one of {', '.join(_ENCODERS)}, got {suffix or 'no suffix'}; use .png")
-    if kind == "JPEG" and lossy_quality is None:
-        raise OutputError(f"{path}: JPEG is lossy and weakens the protection; use .png, or allow lossy output")
-    if kind == "JPEG" and lossy_quality not in range(1, 101):
-        raise OutputError(f"{path}: expected a JPEG quality from 1 to 100, got {lossy_quality}; 95 is a good one")
-    return kind
-
-
-def _is_same_file(path: Path, source: Path) -> bool:
-    try:
-        return path.samefile(source)
-    except OSError:  # one of them does not exist
-        return os.path.realpath(path) == os.path.realpath(source)
-
-
-def _with_alpha(path: Path, levels: np.ndarray, alpha: np.ndarray | None, kind: str) -> np.ndarray:
-    if alpha is None:
-        return levels
-    if kind in {"JPEG", "BMP"}:
-        raise OutputError(f"{path}: {kind} cannot hold the picture's alpha; use .png, .tif or .webp")
-    if alpha.shape != levels.shape[:2]:
-        raise OutputError(f"{path}: expected the alpha's size {alpha.shape}, got a picture of {levels.shape[:2]}")
-    return np.dstack([levels, alpha])
-
-
-def _save_options(kind: str, metadata: Metadata, quality: int | None, text: dict[str, str] | None) -> dict[str, Any]:
-    kept = {name: value for name in _HOLDS[kind] if (value := getattr(metadata, name))}
-    if kind == "PNG":
-        kept["pnginfo"] = _png_chunks(kept.pop("xmp", b""), kept.pop("text", {}) | (text or {}))
-    elif kind == "TIFF":  # uncompressed: Pillow's compressing writer fails on EXIF sub-directories
-        kept["exif"] = _tiff_tags(kept.pop("exif", b""), kept.pop("xmp", b""))
-    elif kind == "WEBP":
-        kept |= {"lossless": True, "exact": True}  # exact: the colours under alpha 0 too
-    elif kind == "JPEG":
-        kept |= {"quality": quality, "subsampling": 0}
-    return kept
-
-
-def _png_chunks(xmp: bytes, text: dict[str, str]) -> PngImagePlugin.PngInfo:
-    """`save(xmp=...)` is ignored for PNG. `add_text` writes iTXt for what is not Latin-1."""
-    chunks = PngImagePlugin.PngInfo()
-    if xmp:
-        chunks.add_itxt("XML:com.adobe.xmp", xmp)
-    for key, value in text.items():
-        chunks.add_text(key, value)
-    return chunks
-
-
-def _tiff_tags(exif: bytes, xmp: bytes) -> Image.Exif:
-    tags = Image.Exif()
-    tags.load(exif)
-    if xmp:
-        tags[XMP] = xmp
-    return tags
-
-
-def _encoded(path: Path, image: Image.Image, kind: str, options: Callable[[], dict[str, Any]]) -> bytes:
-    """In memory, so that a full disk is told from a format that cannot hold the picture."""
-    buffer = io.BytesIO()
-    try:
-        image.save(buffer, kind, **options())
-    except Exception as error:  # encoders raise almost anything
-        raise OutputError(f"{path}: cannot be written as {kind} ({error}); use .png") from error
-    return buffer.getvalue()
-
-
-def _lost(kind: str, metadata: Metadata, data: bytes) -> tuple[str, ...]:
-    lost = [name for name, value in vars(metadata).items() if value and name not in _HOLDS[kind]]
-    if "xmp" in _HOLDS[kind] and metadata.xmp not in data:  # no XMP in JPEG before Pillow 11
-        lost.append("xmp")
-    return (f"not kept, as {kind} cannot hold it: {', '.join(lost)}",) if lost else ()

@@ -23,15 +23,13 @@ from mist_attack.errors import OutputError, PictureError
 from mist_attack.images import (
     PICTURE_SUFFIXES,
     Metadata,
-    atomic_write,
     from_u8,
     read_mask,
     read_picture,
     read_target,
     to_u8,
-    write_picture,
-    write_text,
 )
+from mist_attack.saving import atomic_write, write_picture, write_text
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:li tiff:Orientation="1">\xc3\xa9</rdf:li></x:xmpmeta>'

@@ -163,7 +163,7 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
         self.optimizer.step()
         self.average.update_parameters(self.module)
-        self.note = f"loss {float(loss):.4f}"
+        self.note = f"loss {loss.item():.4f}"
 
     def save(self, step: int) -> None:
         state: dict[str, Any] = {

@@ -1,0 +1,155 @@
+"""The demo model: it can be retrained by anyone, and it is a model on which figures mean something."""
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+
+from mist_attack.demo import contact_sheet, judge, pictures
+from mist_attack.evaluation import reconstruct
+from mist_attack.hosts import checkpoints, diffusers
+from mist_attack.protect import protect
+from mist_attack.settings import Settings
+from mist_attack.targets import pattern
+
+SIDE, EPSILON = 128, 16 / 255
+UNSEEN = ("astronaut", "coffee", "chelsea", "rocket")  # never part of the training pictures
+
+
+@pytest.fixture(scope="module")
+def model():
+    return diffusers.load(checkpoints.find_checkpoint("demo"), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def unseen():
+    def square(name):
+        image = Image.fromarray(getattr(skimage.data, name)())
+        side = min(image.size)
+        image = image.crop((0, 0, side, side)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+
+    return [square(name) for name in UNSEEN]
+
+
+def ready(model, job):
+    return model.run(job, 1, SIDE, SIDE)
+
+
+def latents(model, *images):
+    with torch.no_grad():
+        return [ready(model, lambda m, image=image: m.encode(image)) for image in images]
+
+
+def test_it_is_small_half_precision_and_has_sds_shape(model):
+    folder = checkpoints.find_checkpoint("demo")
+    assert sum(path.stat().st_size for path in folder.rglob("*.safetensors")) <= 8_000_000
+    assert model.is_demo and model.name == "demo model, seed 0"
+    assert model.spatial_multiple("textural") == 8
+    assert len(model.sigmas) == 1000
+    assert model.sigmas[-1] == pytest.approx(14.6146, abs=1e-3)  # SD v1's schedule
+    (z,) = latents(model, torch.rand(1, 3, 64, 64))
+    assert z.shape == (1, 4, 8, 8)
+
+
+def test_the_posterior_is_narrow(model, unseen):
+    with torch.no_grad():
+        mean, logvar = ready(model, lambda m: m.moments(unseen[0]))
+    assert (logvar / 2).exp().median() < 0.02 * mean.std()
+
+
+def test_unseen_pictures_are_reconstructed_better_than_by_a_linear_code_of_the_same_size(model, unseen):
+    """Principal components of 8 x 8 patches, 4 numbers each, fitted on the other pictures."""
+    gains = []
+    for i, x in enumerate(unseen):
+        code = judge.LinearCode({"others": unseen[:i] + unseen[i + 1 :]})
+        with torch.no_grad():
+            error = float((ready(model, lambda m, x=x: reconstruct(m, x)) - x).square().mean())
+        gains.append(10 * np.log10(code.error(x) / error))
+    assert np.median(gains) > 0
+
+
+def test_denoising_beats_a_constant_in_every_band(model, unseen):
+    generator = torch.Generator().manual_seed(0)
+
+    def job(m):
+        z = m.encode(torch.cat(unseen)).repeat(8, 1, 1, 1)
+        losses = []
+        for band in range(10):
+            timesteps = torch.randint(band * 100, band * 100 + 100, (len(z),), generator=generator)
+            noise, sigma = torch.randn(z.shape, generator=generator), m.sigmas[timesteps]
+            noised = m.noised(z, noise, sigma)
+            eps = (noised - m.denoise(noised, sigma, m.conditioning("a photo"))) / sigma.view(-1, 1, 1, 1)
+            losses.append(float((eps - noise).square().mean()))
+        return losses
+
+    with torch.no_grad():
+        assert max(ready(model, job)) < 1  # E |noise|^2 = 1 is the best constant's
+
+
+def test_it_is_attackable_as_the_real_one_is(model, unseen):
+    ratios, left = [], []
+    for image in unseen[:2]:
+        signs = torch.randint(2, image.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
+        random = (image + EPSILON * signs).clamp(0, 1)
+        result = protect(image, model, Settings(objective="textural", steps=40, step_size=2 / 255))
+        clean, noisy, moved, target = latents(model, image, random, result.images, pattern("lattice", SIDE, SIDE))
+        ratios.append(float((moved - clean).norm() / (noisy - clean).norm()))
+        distances = [float((z - target).square().mean()) for z in (clean, moved)]
+        left.append(distances[1] / distances[0])
+        report = result.reports[0]
+        assert [report.before["target_distance"], report.after["target_distance"]] == pytest.approx(distances, 1e-3)
+    assert min(ratios) >= 5
+    assert max(left) <= 0.4
+
+
+def test_each_prompt_is_known_and_another_is_refused(model):
+    for prompt in ("", "a painting", "a photo", "a drawing", "line art"):
+        assert model.conditioning(prompt).shape[0] == 1
+    with pytest.raises(Exception, match="a painting"):
+        model.conditioning("a castle")
+
+
+def test_a_tiny_training_run_makes_a_model_that_loads_and_resumes(tmp_path):
+    from mist_attack.demo import train
+
+    generator = np.random.default_rng(0)
+    for kind in ("painting", "lineart"):
+        (tmp_path / "pictures" / kind).mkdir(parents=True)
+        levels = generator.integers(0, 256, (270, 300, 3), dtype=np.uint8)
+        Image.fromarray(levels).save(tmp_path / "pictures" / kind / "a.png")
+    arguments = ["--pictures", str(tmp_path / "pictures"), "--out", str(tmp_path / "seed9"), "--latents", "8"]
+    train.main([*arguments, "--vae-steps", "2", "--sensitive-steps", "1", "--unet-steps", "1"])
+    made = diffusers.load(tmp_path / "seed9", torch.device("cpu"))
+    assert made.is_demo and made.name == "demo model, seed 9"
+    picture = torch.rand(1, 3, 64, 64).mul(255).round() / 255
+    assert protect(picture, made, Settings(steps=1)).reports[0].steps_done == 1
+    state = torch.load(tmp_path / "seed9" / "training" / "vae.pt", weights_only=True)
+    train.main([*arguments, "--vae-steps", "3", "--sensitive-steps", "1", "--unet-steps", "1"])
+    resumed = torch.load(tmp_path / "seed9" / "training" / "vae.pt", weights_only=True)
+    assert (state["step"], resumed["step"]) == (2, 3)
+
+
+def test_the_demos_pictures_are_real_small_and_three(tmp_path):
+    pictures.main(str(tmp_path))
+    found = [Image.open(path) for path in sorted(tmp_path.iterdir())]
+    assert len(found) == 3 and all(max(image.size) == 256 and image.mode == "RGB" for image in found)
+    assert all(np.asarray(image).std() > 30 for image in found)
+
+
+def test_the_contact_sheet_shows_what_was_written(tmp_path, monkeypatch):
+    from mist_attack import cli
+
+    monkeypatch.chdir(tmp_path)
+    levels = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    Image.fromarray(levels).save("a.png")
+    arguments = ["--checkpoint", "demo", "--steps", "1", "--report", "out/report.json", "--quiet"]
+    assert cli.main(["protect", "a.png", "--out", "out", *arguments]) == 0
+    monkeypatch.setattr("sys.argv", ["contact_sheet", "out/report.json"])
+    contact_sheet.main()
+    sheet = np.asarray(Image.open("out/contact_sheet.png"))
+    top, left = contact_sheet.HEADER, contact_sheet.MARGIN
+    shown = sheet[top : top + 64, left : left + 48]
+    assert np.array_equal(shown, levels)
+    assert sheet.shape[1] == contact_sheet.MARGIN + 7 * (contact_sheet.CELL + contact_sheet.MARGIN)
