@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -48,6 +49,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; never raises for what a user can cause."""
+    for stream in (sys.stdout, sys.stderr):  # a file's name may hold what the terminal cannot show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         options = _parser().parse_args(argv)
         return options.command(options)
@@ -132,6 +136,7 @@ def _add_mist_flags(parser: argparse.ArgumentParser) -> None:
 def _protect(options: argparse.Namespace) -> int:
     say = _silent if options.quiet else print
     order = _order(options)
+    _require_spared(order, options)
     _require_writable(order, options.report)
     if options.dry_run:
         return _dry_run(order, say)
@@ -206,6 +211,15 @@ def _lossy_quality(options: argparse.Namespace) -> int | None:
     if options.quality is not None:
         raise SettingsError("--quality is for --format jpeg; the other formats are lossless.")
     return None
+
+
+def _require_spared(order: Order, options: argparse.Namespace) -> None:
+    """Nothing that is read may be written to."""
+    read = {work.source for work in order.works} | {order.mask, options.config, _target_file(options.target)}
+    spared = {path.resolve() for path in read if path is not None}
+    for path in {work.output for work in order.works} | {options.report}:
+        if path is not None and path.resolve() in spared:
+            raise SettingsError(f"{path} is an input, and inputs are never overwritten. Choose another name.")
 
 
 def _require_writable(order: Order, report: Path | None) -> None:

@@ -126,7 +126,7 @@ class _Job:
             before=before,
             after=after,
             gradient_ratio=_gradient_ratio(objectives),
-            **pixel_figures(original, protected, settings.epsilon * 255),
+            **pixel_figures(original.cpu(), protected.cpu(), settings.epsilon * 255),
         )
         result = torch.where(budget.reach > 0, protected / 255, source)
         return Protected(result.to(image.device), [report])

@@ -177,6 +177,9 @@ def test_ctrl_c_in_the_middle_of_a_write_leaves_the_older_file(monkeypatch):
         ("protect a.png --out out --threads 0", "--threads"),
         ("protect a.png --out a.png", "need a folder"),
         ("protect a.png --out .", "never overwritten"),
+        ("protect a.png --out out --report a.png", "never overwritten"),
+        ("protect a.png --out sub --mask-file sub/a.png", "never overwritten"),
+        ("protect a.png --out sub --target sub/a.png", "never overwritten"),
         ("protect a.png sub/a.png --out out", "would both become"),
         ("protect empty --out out", "No pictures"),
         ("protect a.png --out out --config nowhere.yaml", "nowhere.yaml"),
@@ -223,6 +226,17 @@ def test_quiet_says_nothing_but_errors(capsys):
     assert mist("protect", "a.png", "missing.png", "--out", "out", "--steps", 1, "--quiet") == 2
     said = capsys.readouterr()
     assert said.out == "" and "missing.png" in said.err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names are text there")
+def test_names_that_are_not_text_or_have_spaces_and_quotes(capfd):
+    draw("plain.png")
+    names = [b"a b 'c' \"d\".png", b"caf\xe9.png", "\u4e2d\U0001f600.png".encode()]
+    for name in names:
+        os.link(b"plain.png", name)
+    assert mist("protect", *map(os.fsdecode, names), "--out", "out", "--steps", 1, "--report", "out/r.json") == 0
+    assert {os.fsencode(path.name) for path in Path("out").iterdir()} == {*names, b"r.json"}
+    assert len(json.loads(Path("out/r.json").read_text("utf-8"))) == 3
 
 
 def test_same_command_same_bytes():
