@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -183,4 +184,5 @@ def quantize(x: Tensor, original: Tensor, reach: Tensor) -> Tensor:
 
 def _gradient_ratio(objectives: list[LatentObjective]) -> float | None:
     ratios = [ratio for objective in objectives if isinstance(objective, Fused) for ratio in objective.ratios]
-    return float(torch.stack(ratios).mean()) if ratios else None
+    mean = float(torch.stack(ratios).mean()) if ratios else math.inf
+    return mean if math.isfinite(mean) else None

@@ -177,6 +177,15 @@ def test_an_exception_of_on_step_passes_and_the_model_is_given_back():
     assert all(p.requires_grad for module in surrogate.modules for p in module.parameters())
 
 
+def test_it_runs_inside_a_hosts_inference_mode():
+    expected = protect(picture(), TOY, quick()).images
+    with torch.inference_mode():
+        image, mask, target = picture(), torch.ones(1, 1, 48, 40), picture(30, 30)
+        assert image.is_inference()
+        assert torch.equal(protect(image, TOY, quick(), mask=mask).images, expected)
+        protect(image, TOY, quick(), target=target)
+
+
 class Counting(ToySurrogate):
     def __init__(self):
         super().__init__()
