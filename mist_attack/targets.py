@@ -20,11 +20,15 @@ def _checker(rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _lattice(rows: Tensor, columns: Tensor) -> Tensor:
-    """Diamonds and bars of 32 px: strokes in four directions at the size of a few latents."""
+    """Nested diamonds of 32 px in thin bright strokes: on the demo model it pulls best of those tried."""
     u, v = rows % 32, columns % 32
-    diamond = ((u - 15.5).abs() + (v - 15.5).abs()) % 12 < 6
-    bars = ((rows // 32 + columns // 32) % 2).bool()
-    return torch.where(bars, diamond, ~diamond).float()
+    return (((u - 15.5).abs() + (v - 15.5).abs()) % 12 < 4).float()
+
+
+def _crosses(rows: Tensor, columns: Tensor) -> Tensor:
+    u = (rows % 32 - 12).abs()
+    v = ((columns + 16 * (rows // 32 % 2)) % 32 - 12).abs()
+    return (((u < 4) & (v < 11)) | ((v < 4) & (u < 11))).float()
 
 
 def _rings(rows: Tensor, columns: Tensor) -> Tensor:
@@ -32,15 +36,11 @@ def _rings(rows: Tensor, columns: Tensor) -> Tensor:
     return (radius % 16 < 8).float()
 
 
-def _stripes(rows: Tensor, columns: Tensor) -> Tensor:
-    return ((rows + columns) % 24 < 12).float()
-
-
 PATTERNS: dict[str, Pattern] = {
     "lattice": _lattice,
+    "crosses": _crosses,
     "checker": _checker,
     "rings": _rings,
-    "stripes": _stripes,
 }
 
 
