@@ -30,9 +30,11 @@ UNET_IN = "model.diffusion_model.input_blocks.0.0.weight"
 VAE_IN = "first_stage_model.encoder.conv_in.weight"
 TEXT_WIDTH = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 
+LIGHTNING = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
+
 # Part of a key -> what a file with such a key is. The first match counts.
 _FOREIGN = {
-    "lora_": "a LoRA",
+    "lora": "a LoRA",
     ".hada_w1": "a LyCORIS (LoHa)",
     "emb_params": "a textual inversion embedding",
     "string_to_param": "a textual inversion embedding",
@@ -113,7 +115,7 @@ def _training_leftovers() -> AbstractContextManager[Any]:
     if safe_globals is None:
         return nullcontext()
     names = {
-        "ModelCheckpoint": "pytorch_lightning.callbacks.model_checkpoint",
+        LIGHTNING.rpartition(".")[2]: LIGHTNING.rpartition(".")[0],
         "scalar": "numpy.core.multiarray",
         "dtype": "numpy",
         "encode": "_codecs",
@@ -130,10 +132,10 @@ def _stand_in(name: str, module: str) -> type:
 
 def _reason(error: Exception) -> str:
     code = re.search(r"GLOBAL (\S+)", str(error))
-    if code and "Lightning" not in str(error) and "lightning" not in code[1]:
-        return f"it holds the Python object {code[1]}, and code in a checkpoint is never run"
+    if code and code[1] == LIGHTNING and not hasattr(torch.serialization, "safe_globals"):
+        return f"it holds {LIGHTNING}, which only torch >= 2.5 can skip safely"
     if code:
-        return f"it holds {code[1]}, which only torch >= 2.5 can skip safely"
+        return f"it holds the Python object {code[1]}, and code in a checkpoint is never run"
     if isinstance(error, (pickle.UnpicklingError, EOFError)):
         return "it is no checkpoint"
     return str(error).partition(".")[0].partition("\n")[0]

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,6 @@ from . import prompts
 from .checkpoints import ACCEPTED, check_sd_v1, read_tensors
 
 SD_V1 = Path(__file__).parent / "sd_v1"
-SCHEDULE_KEYS = (
-    "num_train_timesteps",
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "trained_betas",
-    "rescale_betas_zero_snr",
-)
 RECOMPUTED = {"ResnetBlock2D", "BasicTransformerBlock"}  # they hold nearly all activations, and never each other
 
 
@@ -298,7 +291,8 @@ def _sigmas(schedule: Mapping[str, Any]) -> Tensor:
 
     if schedule.get("prediction_type", "epsilon") not in ("epsilon", "v_prediction"):
         raise CheckpointError(f"Expected a UNet that predicts epsilon or v, found {schedule['prediction_type']!r}.")
-    betas = DDPMScheduler(**{key: schedule[key] for key in SCHEDULE_KEYS if key in schedule}).betas
+    known = signature(DDPMScheduler).parameters  # other schedulers' files hold more
+    betas = DDPMScheduler(**{key: value for key, value in schedule.items() if key in known}).betas
     alphas_cumprod = (1 - betas.double()).cumprod(0).clamp(min=5e-8)  # zero terminal SNR: no infinite sigma
     return ((1 - alphas_cumprod) / alphas_cumprod).sqrt().float()
 
