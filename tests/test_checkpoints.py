@@ -39,7 +39,7 @@ def test_where_a_checkpoint_is_looked_for(tmp_path, monkeypatch):
 
 
 FOREIGN = {
-    "a LoRA": {"lora_unet_down_blocks_0.lora_down.weight": (4, 4)},
+    "a LoRA": {"unet.down_blocks.0.attn1.processor.to_q_lora.down.weight": (4, 4)},
     "a textual inversion": {"emb_params": (1, 768)},
     "Stable Diffusion XL": {"conditioner.embedders.0.x": (1,), checkpoints.UNET_IN: (320, 4, 3, 3)},
     "Stable Diffusion 2": {"cond_stage_model.model.ln_final.weight": (1024,), checkpoints.UNET_IN: (320, 4, 3, 3)},

@@ -264,14 +264,14 @@ def _pretrained(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     found = _json(folder / "config.json").get("_class_name") if (folder / "config.json").is_file() else "nothing"
     if found != kind.__name__:
         raise CheckpointError(f"{folder}: expected {kind.__name__}, found {found}. {ACCEPTED}")
-    plain, half = (folder / f"diffusion_pytorch_model{variant}.safetensors" for variant in ("", ".fp16"))
+    is_half = [file.name for file in folder.glob("*.safetensors")] == ["diffusion_pytorch_model.fp16.safetensors"]
     module, report = kind.from_pretrained(
         str(folder),
         local_files_only=True,
         use_safetensors=True,
         low_cpu_mem_usage=False,
         output_loading_info=True,
-        variant="fp16" if half.is_file() and not plain.is_file() else None,
+        variant="fp16" if is_half else None,
     )
     if report["missing_keys"]:
         raise CheckpointError(f"{folder}: {len(report['missing_keys'])} tensors are missing. {ACCEPTED}")
