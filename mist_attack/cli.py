@@ -245,7 +245,6 @@ def _load(options: argparse.Namespace, say: Callable[[str], None]) -> Any:
     from .hosts import diffusers
     from .hosts.checkpoints import find_checkpoint
 
-    torch.set_flush_denormal(True)  # a softmax's vanishing tails make a CPU ten times slower
     checkpoint = find_checkpoint(options.checkpoint)
     surrogate = diffusers.load(checkpoint, diffusers.pick_device(options.device), getattr(torch, options.dtype))
     say(f"{surrogate.name} on {surrogate.device}")
