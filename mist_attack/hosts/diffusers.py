@@ -235,10 +235,6 @@ def _build(kind: Any, config: Mapping[str, Any], weights: Mapping[str, Tensor], 
     with torch.device("meta"):
         module = kind.from_config(config)
     module.load_state_dict(weights, assign=True)
-    return _cast(module, dtype)
-
-
-def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return nn.Module.to(module, dtype)  # diffusers' own `to` warns of an empty list of exceptions
 
 
@@ -275,7 +271,7 @@ def _pretrained(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     )
     if report["missing_keys"]:
         raise CheckpointError(f"{folder}: {len(report['missing_keys'])} tensors are missing. {ACCEPTED}")
-    return _cast(module, dtype)
+    return nn.Module.to(module, dtype)
 
 
 def _check_unet(folder: Path, config: Mapping[str, Any]) -> None:
