@@ -216,7 +216,7 @@ again: counted over autograd's saved tensors at 512 px, for the UNet of SDXL, wh
 
 
 def memory(pixels: int, unet_bytes: int, *, low_vram: bool) -> float:
-    """Bytes that a forward and backward take besides the weights. unet_bytes: of a number in the UNet, 0 without one."""
+    """Bytes that a forward and backward take besides the weights. unet_bytes: of one number there, 0 without a UNet."""
     return pixels * (4.0 * AUTOENCODER_FLOATS[low_vram] + unet_bytes * UNET_FLOATS[low_vram])
 
 
