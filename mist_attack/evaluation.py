@@ -87,6 +87,8 @@ def compare(
         raise PictureError(f"Expected two pictures of one size; got {tuple(before.shape)} and {tuple(after.shape)}.")
     check(before, target=target)
     check(after)
+    if conditioning is None and settings.objective != "textural":
+        conditioning = surrogate.conditioning(settings.prompt)
     multiple = surrogate.spatial_multiple(settings.objective)
     (view,) = plan(before.shape[2], before.shape[3], "whole", settings.working_size, multiple)
     return surrogate.run(

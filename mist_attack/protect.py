@@ -49,6 +49,8 @@ def protect(
     `images` is never written to.
     """
     mask = check(images, mask, target)
+    if conditioning is None and settings.objective != "textural":
+        conditioning = surrogate.conditioning(settings.prompt)
     job = _Job(surrogate, settings, target, conditioning, on_step)
     results = [job.protect(images[i : i + 1], mask[i : i + 1]) for i in range(len(images))]
     return Protected(torch.cat([result.images for result in results]), [r for x in results for r in x.reports])
@@ -185,9 +187,7 @@ def objectives_for(
     conditioning: object = None,
 ) -> tuple[list[LatentObjective], str | None]:
     """One per view of a (height, width) picture, and the target's name: target latents once per distinct crop of the
-    target, the prompt once. Within `Surrogate.run`; target and conditioning as in `protect`."""
-    if conditioning is None and settings.objective != "textural":
-        conditioning = ready.conditioning(settings.prompt)
+    target. Within `Surrogate.run`; target as in `protect`, conditioning as the surrogate made it."""
     if settings.objective == "semantic":
         return [build(settings, ready, None, conditioning)] * len(views), None
     pulled = PatternTarget(settings.target) if target is None else PictureTarget(target, height, width)
