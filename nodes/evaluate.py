@@ -14,7 +14,7 @@ from ..mist_attack.errors import PictureError
 from .layout import to_engine, to_host
 from .model import ABSENT, check_links, surrogate_for
 from .request import settings_of
-from .schema import CATEGORY, MODES, model_inputs, new_schema, options_input, vae_input
+from .schema import CATEGORY, MODES, advanced, model_inputs, new_schema, options_input, output, vae_input
 
 if TYPE_CHECKING:
     from ..mist_attack.evaluation import Comparison
@@ -32,8 +32,8 @@ class MistEvaluate(io.ComfyNode):
             search_aliases=["mist report", "latent shift", "reconstruction"],
             inputs=_inputs(),
             outputs=[
-                io.Image.Output("reconstructions", tooltip="What the autoencoder keeps: left before, right after."),
-                io.String.Output("report", tooltip="The figures, one JSON object for each picture."),
+                output(io.Image, "reconstructions", "What the autoencoder keeps: left before, right after."),
+                output(io.String, "report", "The figures, one JSON object for each picture."),
             ],
         )
 
@@ -77,8 +77,10 @@ def _inputs() -> list[io.Input]:
             tooltip="Which objective to measure: textural, the distance to the target through the VAE alone; "
             "semantic, the model's denoising loss; fused, both.",
         ),
-        io.Int.Input(
-            "seed", default=23, min=0, max=2**63 - 1, tooltip="Both pictures are judged by the same random draws."
+        advanced(
+            io.Int.Input(
+                "seed", default=23, min=0, max=2**63 - 1, tooltip="Both pictures are judged by the same random draws."
+            )
         ),
         *model_inputs(),
         io.Image.Input("target", optional=True, tooltip="The target that Mist Protect was given, if any."),

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .schema import CATEGORY, Options, new_schema
+from .schema import CATEGORY, Options, advanced, new_schema, output
 
 
 class MistOptions(io.ComfyNode):
@@ -20,7 +20,7 @@ class MistOptions(io.ComfyNode):
             "own: connecting this node changes nothing by itself.",
             search_aliases=["mist settings", "mist advanced"],
             inputs=_inputs(),
-            outputs=[Options.Output("options", tooltip="Connect it to Mist Protect or Mist Evaluate.")],
+            outputs=[output(Options, "options", "Connect it to Mist Protect or Mist Evaluate.")],
         )
 
     @classmethod
@@ -41,11 +41,13 @@ def _gradient() -> list[io.Input]:
             tooltip="The semantic gradient: exact, through the UNet; or sds, score distillation, without the UNet's "
             "derivative: faster, and with less memory.",
         ),
-        io.Combo.Input(
-            "direction",
-            options=["ascent", "descent"],
-            default="ascent",
-            tooltip="Make the denoising loss larger (Mist) or smaller (Xue et al. 2024), which looks smoother.",
+        advanced(
+            io.Combo.Input(
+                "direction",
+                options=["ascent", "descent"],
+                default="ascent",
+                tooltip="Make the denoising loss larger (Mist) or smaller (Xue et al. 2024), which looks smoother.",
+            )
         ),
         io.Float.Input(
             "step",
@@ -56,8 +58,10 @@ def _gradient() -> list[io.Input]:
             round=0.01,
             tooltip="How far one step moves a value, in grey levels. Mist's is 1.",
         ),
-        io.Boolean.Input(
-            "step_decay", default=False, tooltip="Steps shrink towards zero, so that few large ones end finely."
+        advanced(
+            io.Boolean.Input(
+                "step_decay", default=False, tooltip="Steps shrink towards zero, so that few large ones end finely."
+            )
         ),
     ]
 

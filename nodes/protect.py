@@ -22,6 +22,7 @@ from .schema import (
     model_inputs,
     new_schema,
     options_input,
+    output,
     vae_input,
 )
 from .size import resized
@@ -51,9 +52,9 @@ class MistProtect(io.ComfyNode):
             search_aliases=ALIASES,
             inputs=[*_required(), *model_inputs(), *_optional()],
             outputs=[
-                io.Image.Output("protected", tooltip="The protected picture. Save it losslessly: Mist Save Image."),
-                io.Image.Output("difference", tooltip="What changed, 8 times as large, around mid-grey."),
-                io.String.Output("report", tooltip="What was done and measured, one JSON object for each picture."),
+                output(io.Image, "protected", "The protected picture. Save it losslessly: Mist Save Image."),
+                output(io.Image, "difference", "What changed, 8 times as large, around mid-grey."),
+                output(io.String, "report", "What was done and measured, one JSON object for each picture."),
             ],
         )
 
@@ -82,8 +83,6 @@ class MistProtect(io.ComfyNode):
         target: Tensor | None = None,
         options: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
-        from ..mist_attack.evaluation import amplified
-
         widgets = {
             "objective": mode,
             "strength": strength,
@@ -98,8 +97,7 @@ class MistProtect(io.ComfyNode):
         if (options or {}).get("output_size") == "working size":
             pictures, allowed, channel = resized(pictures, allowed, channel, settings, surrogate)
         protected, reports = _protect_each(pictures, allowed, target, surrogate, settings, conditioning)
-        difference = amplified(pictures, protected)
-        return io.NodeOutput(to_host(protected, channel), to_host(difference), _as_text(reports))
+        return io.NodeOutput(to_host(protected, channel), _difference(pictures, protected), _as_text(reports))
 
 
 def _required() -> list[io.Input]:
@@ -187,6 +185,12 @@ def _protect_each(
         for i in range(len(pictures))
     ]
     return torch.cat([result.images for result in results]), [result.reports[0] for result in results]
+
+
+def _difference(before: Tensor, after: Tensor) -> Tensor:
+    from ..mist_attack.evaluation import amplified
+
+    return to_host(amplified(before, after))
 
 
 def _as_text(reports: list[Report]) -> str:

@@ -37,6 +37,11 @@ def fixed_seed() -> Any:
     return control.fixed if control else True
 
 
+def output(kind: Any, id: str, tooltip: str) -> io.Output:
+    """0.3.64 shows the type where an output has no display name."""
+    return kind.Output(id, display_name=id, tooltip=tooltip)
+
+
 def vae_input() -> io.Input:
     return io.Vae.Input("vae", tooltip="The autoencoder of the loaded checkpoint. Textural mode needs nothing else.")
 

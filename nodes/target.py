@@ -7,7 +7,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from .layout import to_engine, to_host
-from .schema import CATEGORY, PATTERNS, new_schema
+from .packages import engine
+from .schema import CATEGORY, PATTERNS, advanced, new_schema, output
 
 
 class MistTarget(io.ComfyNode):
@@ -21,7 +22,7 @@ class MistTarget(io.ComfyNode):
             "pattern or a picture of yours, scaled to the picture to protect.",
             search_aliases=["mist pattern", "target image"],
             inputs=_inputs(),
-            outputs=[io.Image.Output("target", tooltip="Connect it to Mist Protect's target.")],
+            outputs=[output(io.Image, "target", "Connect it to Mist Protect's target.")],
         )
 
     @classmethod
@@ -49,29 +50,31 @@ def _inputs() -> list[io.Input]:
             default="crop",
             tooltip="How a picture of yours meets the aspect of the one to protect.",
         ),
-        io.Int.Input(
-            "working_size",
-            default=512,
-            min=64,
-            max=4096,
-            step=64,
-            tooltip="As in Mist Options: patterns are drawn at the scale at which the model looks.",
+        advanced(
+            io.Int.Input(
+                "working_size",
+                default=512,
+                min=64,
+                max=4096,
+                step=64,
+                tooltip="As in Mist Options: patterns are drawn at the scale at which the model looks.",
+            )
         ),
         io.Image.Input("picture", optional=True, tooltip="A picture of yours in place of the pattern; the first one."),
     ]
 
 
 def _pattern(name: str, height: int, width: int, working_size: int) -> Tensor:
-    from ..mist_attack.targets import pattern
-    from ..mist_attack.views import plan
-
+    with engine():
+        from ..mist_attack.targets import pattern
+        from ..mist_attack.views import plan
     (view,) = plan(height, width, "whole", working_size, 64)
     return pattern(name, height, width) if view.gain == 1.0 else pattern(name, view.model_height, view.model_width)
 
 
 def _scaled(picture: Tensor, height: int, width: int, fit: str) -> Tensor:
-    from ..mist_attack.targets import crop_to_aspect
-
+    with engine():
+        from ..mist_attack.targets import crop_to_aspect
     if fit == "crop":
         picture = crop_to_aspect(picture, height / width)
     return F.interpolate(picture, (height, width), mode="bilinear", antialias=True)

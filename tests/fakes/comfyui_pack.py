@@ -68,7 +68,7 @@ class Input:
 class Output:
     io_type = ""
 
-    def __init__(self, id=None, display_name=None, tooltip=None, is_output_list=False):
+    def __init__(self, id=None, *, display_name=None, tooltip=None, is_output_list=False):
         self.id, self.display_name, self.tooltip = id, display_name, tooltip
 
 
@@ -188,14 +188,13 @@ def get_save_image_path(prefix, output_dir, width=0, height=0):
 def load(monkeypatch, module_path=ROOT):
     """(module, node classes by id): what both hosts' `load_custom_node` does with a folder, V1 form first."""
     sys_module_name = str(module_path).replace(".", "_x_")
+    for name in [name for name in sys.modules if name.startswith(sys_module_name)]:
+        del sys.modules[name]  # of an earlier test, on other fakes
     spec = importlib.util.spec_from_file_location(sys_module_name, str(Path(module_path, "__init__.py")))
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, sys_module_name, module)
-    before = set(sys.modules)
     spec.loader.exec_module(module)
     nodes = asyncio.run(_nodes(module))
-    for name in [name for name in sys.modules if name not in before and name.startswith(sys_module_name)]:
-        monkeypatch.setitem(sys.modules, name, sys.modules[name])  # the pack leaves with the fakes
     return module, nodes
 
 
