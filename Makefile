@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(BIN)/python -m mist_attack.demo.pictures demo/original
-	$(BIN)/mist protect $(IMAGES) --out demo --checkpoint demo --steps 50 --step 2 --report demo/report.json
+	$(BIN)/mist protect $(IMAGES) --out demo --checkpoint demo --report demo/report.json
 	$(BIN)/python -m mist_attack.demo.contact_sheet demo/report.json
 	@echo "Look at demo/contact_sheet.png; the figures are in demo/report.json."
 

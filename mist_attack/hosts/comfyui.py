@@ -109,7 +109,8 @@ class ComfySurrogate:
         if self._running:  # a run inside a run
             with recomputed(self.modules if low_vram else ()):
                 return job(self)
-        needed = memory(batch * height * width, with_unet=self.model is not None, low_vram=low_vram)
+        unet_bytes = 0 if self.model is None else _dtype(self.model.model).itemsize
+        needed = memory(batch * height * width, unet_bytes, low_vram=low_vram)
         if self.model is None:
             comfy.model_management.load_models_gpu([self.vae.patcher], memory_required=needed)
             return self._differentiate(lambda: job(self), None, low_vram)
@@ -178,7 +179,7 @@ class _Denoiser:
 
     def __init__(self, guider: Any, extra_args: dict[str, Any], noise: Tensor, conditioning: Any) -> None:
         self.guider, self.extra_args, self.noise, self.conditioning = guider, extra_args, noise, conditioning
-        self.dtype = guider.inner_model.manual_cast_dtype or guider.inner_model.get_dtype()
+        self.dtype = _dtype(guider.inner_model)
 
     def __call__(self, noised_latents: Tensor, sigma: Tensor, conditioning: Any) -> Tensor:
         if conditioning is not self.conditioning:
@@ -209,21 +210,25 @@ class _ScaledGradient(torch.autograd.Function):
         return gradients[0] * ctx.scale, None
 
 
-AUTOENCODER_FLOATS, UNET_FLOATS = 3000, 2000
-"""Numbers that a forward keeps for the backward, per pixel."""
-LOW_VRAM_SHARE = 0.3
+AUTOENCODER_FLOATS, UNET_FLOATS = (3400, 2000), (3000, 500)
+"""Numbers per pixel that are kept for the backward, plainly and in the low-VRAM way with the block that is computed
+again: counted over autograd's saved tensors at 512 px, for the UNet of SDXL, which is the larger one."""
 
 
-def memory(pixels: int, *, with_unet: bool, low_vram: bool) -> float:
-    """Bytes that a forward and backward take besides the weights."""
-    floats = AUTOENCODER_FLOATS + (UNET_FLOATS if with_unet else 0)
-    return 4.0 * pixels * floats * (LOW_VRAM_SHARE if low_vram else 1)
+def memory(pixels: int, unet_bytes: int, *, low_vram: bool) -> float:
+    """Bytes that a forward and backward take besides the weights. unet_bytes: of one number there, 0 without a UNet."""
+    return pixels * (4.0 * AUTOENCODER_FLOATS[low_vram] + unet_bytes * UNET_FLOATS[low_vram])
 
 
 def _name(vae: Any, model: Any) -> str:
     if model is None:
         return f"{type(vae.first_stage_model).__name__}, {vae.latent_channels} channels, in ComfyUI"
     return f"{type(model.model.model_config).__name__} in ComfyUI"
+
+
+def _dtype(base: Any) -> torch.dtype:
+    """In which the UNet computes."""
+    return base.manual_cast_dtype or base.get_dtype()
 
 
 def _sigmas(model: Any) -> Tensor:

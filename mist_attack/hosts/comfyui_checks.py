@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 
 _PLAIN = (Tensor, nn.Parameter)
-_OF_HOST = ("comfy.", "torch.nn.")
+_OF_HOST = ("comfy.", "comfy_kitchen.", "torch.nn.")
 
 
 def check_vae(vae: Any) -> None:
@@ -60,7 +60,7 @@ def check_layers(module: nn.Module, subject: str) -> None:
         if not kind.__module__.startswith(_OF_HOST):
             raise _refused(subject, f"layers of {kind.__module__}.{kind.__qualname__}")
         for weight in layer.parameters(recurse=False):
-            if type(weight) not in _PLAIN and not hasattr(weight, "dequantize"):
+            if type(weight) not in _PLAIN and not type(weight).__module__.startswith(_OF_HOST):
                 raise _refused(subject, f"weights of the format {type(weight).__name__}")
         if _multiplies_in_fp8(layer):
             raise _refused(subject, "layers that multiply in fp8: start ComfyUI without --fast fp8_matrix_mult")
