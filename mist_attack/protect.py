@@ -49,6 +49,8 @@ def protect(
     `images` is never written to.
     """
     mask = check(images, mask, target)
+    if conditioning is None and settings.objective != "textural":
+        conditioning = surrogate.conditioning(settings.prompt)
     job = _Job(surrogate, settings, target, conditioning, on_step)
     results = [job.protect(images[i : i + 1], mask[i : i + 1]) for i in range(len(images))]
     return Protected(torch.cat([result.images for result in results]), [r for x in results for r in x.reports])
@@ -176,11 +178,8 @@ class _Job:
     def _objectives(
         self, ready: Surrogate, views: list[View], height: int, width: int
     ) -> tuple[list[LatentObjective], str | None]:
-        """One per view: target latents once per distinct crop of the target, the prompt once."""
-        settings = self.settings
-        conditioning = self.conditioning
-        if conditioning is None and settings.objective != "textural":
-            conditioning = ready.conditioning(settings.prompt)
+        """One per view: target latents once per distinct crop of the target."""
+        settings, conditioning = self.settings, self.conditioning
         if settings.objective == "semantic":
             return [build(settings, ready, None, conditioning)] * len(views), None
         target = PatternTarget(settings.target) if self.target is None else PictureTarget(self.target, height, width)
