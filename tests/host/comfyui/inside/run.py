@@ -7,12 +7,12 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[4]
+HERE, ROOT = Path(__file__).parent, Path(__file__).parents[4]
 
 
 def main(comfyui, checkpoints, pytest_folder, *arguments):
     sys.path[0] = comfyui
-    sys.path += [str(Path(__file__).parent), str(ROOT / "tests"), str(ROOT), pytest_folder]
+    sys.path += [str(HERE), str(ROOT / "tests"), str(ROOT), pytest_folder]
     os.environ |= {"MIST_CHECKPOINTS": checkpoints, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
     from comfy.cli_args import args
@@ -20,7 +20,8 @@ def main(comfyui, checkpoints, pytest_folder, *arguments):
     args.cpu = True
     import pytest
 
-    return pytest.main(["--import-mode=importlib", "-p", "no:cacheprovider", f"--rootdir={ROOT}", *arguments])
+    own = [f"--rootdir={ROOT}", f"--confcutdir={HERE}", "--import-mode=importlib", "-p", "no:cacheprovider"]
+    return pytest.main([*own, *arguments])
 
 
 if __name__ == "__main__":
