@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from fakes import ldm
+from fakes import ldm, webui
 from fakes.toy import ToySurrogate
 from safetensors.torch import save_file
 
@@ -26,7 +26,14 @@ def demo(factory):
     return diffusers.load(checkpoints.find_checkpoint("demo"), CPU)
 
 
-ADAPTERS = {"toy": lambda factory: ToySurrogate(), "diffusers file": single_file, "diffusers demo": demo}
+ADAPTERS = {
+    "toy": lambda factory: ToySurrogate(),
+    "diffusers file": single_file,
+    "diffusers demo": demo,
+    "webui": lambda factory: webui.surrogate(),
+    "webui SD2-v": lambda factory: webui.surrogate(webui.Model("sd2v")),
+    "webui SDXL": lambda factory: webui.surrogate(webui.Model("sdxl")),
+}
 
 
 @pytest.fixture(scope="module", params=ADAPTERS)
