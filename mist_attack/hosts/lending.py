@@ -63,21 +63,21 @@ def recomputed(
     try:
         for layer in layers:
             forward = layer.forward if before is None else partial(_after, before, layer, layer.forward)
-            layer.forward = partial(recompute, forward, context=context)
+            layer.forward = partial(recompute, forward, within=context)
         yield
     finally:
         for layer in layers:
             vars(layer).pop("forward", None)
 
 
-def recompute(function: Callable[..., Any], *inputs: Any, context: Context = nullcontext, **options: Any) -> Any:
+def recompute(function: Callable[..., Any], *inputs: Any, within: Context = nullcontext, **options: Any) -> Any:
     """Non-reentrant checkpointing: the only kind that `torch.autograd.grad` and frozen weights can use."""
     return checkpoint(
         partial(function, **options),
         *inputs,
         use_reentrant=False,
         preserve_rng_state=False,
-        context_fn=lambda: (nullcontext(), context()),
+        context_fn=lambda: (nullcontext(), within()),
     )
 
 

@@ -101,7 +101,7 @@ class Block(nn.Module):
 
     def forward(self, x, emb, context):
         x = self.res(self.first(x), emb)
-        return self.attention(x, context) if self.attention else x
+        return self.attention(x, context=context) if self.attention else x
 
 
 class UNet(nn.Module):

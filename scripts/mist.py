@@ -1,0 +1,1 @@
+import mist_attack  # noqa: F401
