@@ -5,7 +5,7 @@ import hashlib
 import torch
 from modules import call_queue, devices, script_callbacks, sd_hijack, shared
 
-import mist_attack  # noqa: F401  # so that the imports below find it when a request comes
+import mist_attack  # so that the imports below find it when a request comes
 import mist_attack.errors
 import mist_attack.loss
 import mist_attack.objectives
