@@ -140,9 +140,38 @@ def state():
         }
 
 
+failing = {"step": 0, "error": ""}
+ERRORS = {
+    "RuntimeError": RuntimeError("made up by a test"),
+    "OutOfMemory": RuntimeError("out of memory, made up by a test"),
+    "GradientError": None,
+}
+
+
+def fail_at(step: int, error: str):
+    """From now on the UNet fails in its n-th call of a protection; 0 for never."""
+    failing.update(step=step, error=error, calls=0)
+
+
+def wrap_apply_model(model):
+    original = type(model).apply_model
+
+    def apply_model(x, *arguments, **options):
+        if failing["step"] and torch.is_grad_enabled():
+            failing["calls"] += 1
+            if failing["calls"] >= failing["step"]:
+                if ERRORS[failing["error"]] is not None:
+                    raise ERRORS[failing["error"]]
+                return original(model, x * torch.nan, *arguments, **options)
+        return original(model, x, *arguments, **options)
+
+    model.apply_model = apply_model
+
+
 def routes(_, app):
-    for function in (check_gradient, check_attention, unknown_attention, gradient_digest, state):
+    for function in (check_gradient, check_attention, unknown_attention, gradient_digest, state, fail_at):
         app.add_api_route(f"/mist_probe/{function.__name__}", function, methods=["GET"])
 
 
 script_callbacks.on_app_started(routes)
+script_callbacks.on_model_loaded(wrap_apply_model)
