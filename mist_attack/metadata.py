@@ -13,6 +13,7 @@ from PIL import Image
 
 ORIENTATION, XMP = 274, 700
 _DATA_MINING = "http://ns.useplus.org/ldf/vocab/DMI-"
+XMP_TEXT = {"XML:com.adobe.xmp", "Raw profile type exif"}  # PNG text chunks that are carried as what they are
 # How the *source* stores its pixels, its profile and XMP (written anew), and Photoshop's previews and layers.
 _NOT_CARRIED = frozenset(
     {*range(254, 260), 262, 266, 273, *range(277, 280), 284, 317, 320, *range(322, 326), 330, 338, 339, 347}
@@ -90,8 +91,7 @@ def xmp_of(image: Image.Image) -> bytes:
 
 
 def text_of(image: Image.Image) -> dict[str, str]:
-    elsewhere = {"XML:com.adobe.xmp", "Raw profile type exif"}
-    return {key: value for key, value in getattr(image, "text", {}).items() if key not in elsewhere}
+    return {key: value for key, value in getattr(image, "text", {}).items() if key not in XMP_TEXT}
 
 
 def data_mining_xmp(*, allowed: bool) -> bytes:

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from fakes import comfy
+from fakes import comfy, webui
 from fakes.toy import ToySurrogate
 from safetensors.torch import save_file
 
@@ -41,6 +41,9 @@ ADAPTERS = {
     "diffusers file": single_file,
     "diffusers demo": demo,
     "comfyui": comfyui,
+    "webui": lambda factory: webui.surrogate(),
+    "webui SD2-v": lambda factory: webui.surrogate(webui.Model("sd2v")),
+    "webui SDXL": lambda factory: webui.surrogate(webui.Model("sdxl")),
 }
 
 

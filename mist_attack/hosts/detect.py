@@ -1,0 +1,33 @@
+"""Which web UI this process is. Asked as a fact: catching ImportError would take a broken install for another host."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from ..errors import CheckpointError
+from ..surrogate import Surrogate
+
+
+def webui() -> str:
+    """ "a1111", "forge" (reForge and Forge Classic too), "sdnext", or "none"."""
+    if find_spec("modules") is None:
+        return "none"
+    if find_spec("modules.scripts_manager"):
+        return "sdnext"
+    if find_spec("modules_forge"):
+        return "forge"
+    return "a1111" if find_spec("modules.sd_hijack") else "none"
+
+
+def loaded_model(*, keep_extra_networks: bool = False) -> Surrogate:
+    """The model of the web UI we are in; see `hosts.webui.loaded`. Raises CheckpointError where we have no adapter."""
+    host = webui()
+    if host == "a1111":
+        from .webui import loaded
+
+        return loaded(keep_extra_networks=keep_extra_networks)
+    names = {"sdnext": "SD.Next", "forge": "Forge"}
+    raise CheckpointError(
+        f"Mist cannot use the model loaded in {names.get(host, 'this program')}. "
+        "Use AUTOMATIC1111's web UI, ComfyUI, or the command `mist`."
+    )

@@ -1,0 +1,286 @@
+"""The model that AUTOMATIC1111's web UI has loaded: SD1, SD2 and SDXL, through the host's own hijacks.
+
+Loading, attention, memory and precision are the web UI's; `run` borrows them and gives them back.
+"""
+
+# pyright: reportMissingImports=false
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from modules import devices, extra_networks, processing, prompt_parser, sd_hijack, sd_models, sd_unet, shared
+from modules.sd_hijack_optimizations import SdOptimizationSdp
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from ..surrogate import Conditioning, Objective, Result, Surrogate
+from .lending import attributes, cast, frozen, recompute, recomputed, scale_gradient
+
+DIFFERENTIABLE_ATTENTION = {"sdp", "sdp-no-mem", "sub-quadratic", "V1", "InvokeAI", "Doggettx"}
+RECOMPUTED_IN_UNET = {"ResBlock", "BasicTransformerBlock"}  # they hold nearly all activations, and never each other
+RECOMPUTED_IN_VAE = {"ResnetBlock"}
+LOSS_SCALE = 1024.0  # a half-precision backward loses small gradients without it; exact, being a power of two
+
+
+def loaded(*, keep_extra_networks: bool = False) -> WebuiSurrogate:
+    """The model now loaded; ask each time, inside the web UI's queue lock. Raises CheckpointError without one.
+
+    `keep_extra_networks`: leave LoRA and hypernetworks as they are, which the next image of a running generation needs.
+    Else the weights of an earlier generation are taken off, as the web UI does itself before the next one.
+    """
+    model = shared.sd_model
+    if model is None:
+        raise CheckpointError(
+            "The web UI has no Stable Diffusion model loaded. Choose a checkpoint at the top of the page; "
+            "if loading it fails, the console says why (on a CPU, start the web UI with --no-half)."
+        )
+    return WebuiSurrogate(model, keep_extra_networks=keep_extra_networks)
+
+
+class WebuiSurrogate:
+    """`mist_attack.surrogate.Surrogate` over a model of `modules.sd_models`. Make one with `loaded`.
+
+    The UNet computes as the web UI computes; the autoencoder in float32: half precision cannot tell neighbouring grey
+    levels apart. With --medvram and --lowvram, where one part's weights leave the device when another works, the
+    encoder is computed once more in its backward, so that its graph and the UNet's never stand side by side.
+    """
+
+    def __init__(self, model: Any, *, keep_extra_networks: bool = False) -> None:
+        self.model, self.keep_extra_networks = model, keep_extra_networks
+        self.device = torch.device(devices.device)
+        self.name = f"{_family(model)} ({model.sd_checkpoint_info.model_name})"
+        self.sigmas = (_sigmas(model) if _takes_a_prompt_alone(model) else torch.empty(0)).to(self.device)
+        self._height = self._width = 512
+        self._in_low_vram = False
+
+    @property
+    def vae(self) -> Any:
+        return self.model.first_stage_model
+
+    @property
+    def unet(self) -> Any:
+        return self.model.model.diffusion_model
+
+    def encode(self, images: Tensor) -> Tensor:
+        mean, _ = self.moments(images)
+        if self.model.is_sd3:
+            return self.model.latent_format.process_in(mean)
+        return mean * self.model.scale_factor
+
+    def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if not (self.model.lowvram and torch.is_grad_enabled()):
+            return self._moments(images)
+        if not self._in_low_vram:
+            return recompute(self._moments, images)
+        mean, logvar = self._moments(images)
+        for output in (mean, logvar):
+            if output.requires_grad:  # the UNet worked in between, and sent the autoencoder's weights away
+                output.register_hook(lambda _: _to_device(self.vae))
+        return mean, logvar
+
+    def _moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Below the host's `encode_first_stage`, which allows no gradient, and `encode`, which in SDXL samples."""
+        _to_device(self.vae)
+        with devices.without_autocast():
+            hidden = self.vae.encoder(images * 2 - 1)
+            if hasattr(self.vae, "quant_conv"):
+                hidden = self.vae.quant_conv(hidden)
+        mean, logvar = hidden.chunk(2, dim=1)
+        return mean, logvar
+
+    def decode(self, latents: Tensor) -> Tensor:
+        if self.model.is_sd3:
+            latents = self.model.latent_format.process_out(latents)
+        else:
+            latents = latents / self.model.scale_factor
+        with devices.without_autocast():
+            return (self.vae.decode(latents).float() / 2 + 0.5).clamp(0, 1)
+
+    def spatial_multiple(self, objective: Objective) -> int:
+        multiple = 2 ** (self.vae.encoder.num_resolutions - 1)
+        if objective != "textural" and len(self.sigmas):
+            multiple *= 2 ** (len(self.unet.channel_mult) - 1)
+        return multiple
+
+    def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        return latents + sigma.view(-1, 1, 1, 1) * noise
+
+    def denoise(self, noised_latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
+        self._require_denoiser()
+        timesteps = (sigma[:, None] - self.sigmas).abs().argmin(dim=1)
+        sigma = sigma.view(-1, 1, 1, 1)
+        scale = (1 + sigma**2).rsqrt()  # to the variance-preserving latents that the UNet was trained on
+        scaled = scale_gradient(noised_latents * scale, 1 / LOSS_SCALE)
+        answer = self.model.apply_model(scaled, timesteps, _for_batch(conditioning, len(scaled)))
+        answer = scale_gradient(answer.float(), LOSS_SCALE)
+        if self.model.parameterization == "v":
+            return noised_latents * scale**2 - answer * sigma * scale
+        return noised_latents - sigma * answer
+
+    def conditioning(self, prompt: str) -> Conditioning:
+        """{name: (1, ...) tensor}, as `_for_batch` hands it to the host. Emphasis and embeddings work as in prompts."""
+        self._require_denoiser()
+        prompts = prompt_parser.SdConditioning([prompt], width=self._width, height=self._height)
+        with torch.inference_mode(False), torch.no_grad(), devices.autocast(), _generation_parameters_kept():
+            answer = self.model.get_learned_conditioning(prompts)
+        return answer if isinstance(answer, dict) else {"c_crossattn": answer}
+
+    def run(
+        self,
+        job: Callable[[Surrogate], Result],
+        batch: int,
+        height: int,
+        width: int,
+        *,
+        low_vram: bool = False,
+    ) -> Result:
+        if not self.keep_extra_networks:
+            extra_networks.activate(processing.StableDiffusionProcessingTxt2Img(), {})
+        sd_models.send_model_to_device(self.model)
+        devices.torch_gc()
+        unet_layers, vae_layers = self._recomputed_layers(low_vram)
+        layers = [layer for module in (self.vae, self.unet) for layer in module.modules()]
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            attributes([self], _height=height, _width=width, _in_low_vram=low_vram),
+            _original_unet(),
+            _zero_padding(),
+            _differentiable_attention(),
+            attributes(layers, use_checkpoint=False, checkpoint=False),  # the host's is reentrant
+            frozen([self.vae, self.unet]),
+            _casts_that_last(),
+            cast(self.vae, torch.float32),
+            recomputed(unet_layers, devices.autocast, _to_device),
+            recomputed(vae_layers),
+        ):
+            return job(self)
+
+    def _recomputed_layers(self, low_vram: bool) -> tuple[list[nn.Module], list[nn.Module]]:
+        """Of the UNet and of the encoder."""
+        encoder = _named(self.vae.encoder, RECOMPUTED_IN_VAE) if low_vram else []
+        if _block_by_block(self.model):  # --lowvram: a block's weights must come back for its backward
+            unet = self.unet
+            return [*unet.input_blocks, unet.middle_block, *unet.output_blocks], encoder
+        return (_named(self.unet, RECOMPUTED_IN_UNET) if low_vram else []), encoder
+
+    def _require_denoiser(self) -> None:
+        if not len(self.sigmas):
+            raise CheckpointError(
+                f"{self.name} works with the textural objective only. Choose it, or load an SD 1.x, SD 2.x or SDXL "
+                "checkpoint that is not for inpainting."
+            )
+
+
+def _family(model: Any) -> str:
+    families = {"is_sd3": "SD3", "is_sdxl": "SDXL", "is_sd2": "SD2", "is_sd1": "SD1"}
+    family = next((name for flag, name in families.items() if getattr(model, flag, False)), "Stable Diffusion")
+    return family if _takes_a_prompt_alone(model) else f"{family}, autoencoder only"
+
+
+def _takes_a_prompt_alone(model: Any) -> bool:
+    """Not of inpainting, editing or image variation, whose UNet wants more; not a flow model, which we do not know."""
+    is_other = model.is_sd3 or getattr(model, "is_sdxl_inpaint", False)
+    return not is_other and model.model.conditioning_key == "crossattn"
+
+
+def _sigmas(model: Any) -> Tensor:
+    """Noise levels of the training schedule, whatever the options make of it for sampling."""
+    alphas_cumprod = getattr(model, "alphas_cumprod_original", model.alphas_cumprod)
+    alphas_cumprod = alphas_cumprod.detach().double().clamp(min=5e-8)
+    return ((1 - alphas_cumprod) / alphas_cumprod).sqrt().float()
+
+
+def _for_batch(conditioning: dict[str, Tensor], batch: int) -> dict[str, Any]:
+    """A new dict each time: the host's hijack casts what is in it, and a bare tensor not at all."""
+    expanded = {name: value.expand(batch, *value.shape[1:]) for name, value in conditioning.items()}
+    return {name: [value] if name == "c_crossattn" else value for name, value in expanded.items()}
+
+
+def _named(module: nn.Module, names: Iterable[str]) -> list[nn.Module]:
+    """Layers by class name, also where an extension (token merging) has put a subclass in its place."""
+    return [layer for layer in module.modules() if any(kind.__name__ in names for kind in type(layer).__mro__)]
+
+
+def _block_by_block(model: Any) -> bool:
+    hooks = model.model.diffusion_model.input_blocks[0]._forward_pre_hooks.values()
+    return model.lowvram and any(getattr(hook, "__name__", "") == "send_me_to_gpu" for hook in hooks)
+
+
+def _to_device(module: nn.Module) -> None:
+    """Run the hooks by which --medvram and --lowvram bring a module's weights, and send another's away."""
+    for hook in list(module._forward_pre_hooks.values()):
+        if getattr(hook, "__name__", "") == "send_me_to_gpu":
+            hook(module, ())
+
+
+@contextmanager
+def _generation_parameters_kept() -> Iterator[None]:
+    """Encoding a prompt adds to what the running generation will write into its files."""
+    hijack = sd_hijack.model_hijack
+    before = hijack.extra_generation_params, hijack.comments
+    hijack.extra_generation_params, hijack.comments = {}, []
+    try:
+        yield
+    finally:
+        hijack.extra_generation_params, hijack.comments = before
+
+
+@contextmanager
+def _original_unet() -> Iterator[None]:
+    """The checkpoint's own UNet, not a compiled one (TensorRT), which has no backward."""
+    replaced = sd_unet.current_unet is not None
+    if replaced:
+        sd_unet.apply_unet("None")
+    try:
+        yield
+    finally:
+        if replaced:
+            sd_unet.apply_unet()
+
+
+@contextmanager
+def _zero_padding() -> Iterator[None]:
+    """Convolutions as imitators use them, after a job with "Tiling"."""
+    hijack = sd_hijack.model_hijack
+    circular = hijack.circular_enabled
+    hijack.apply_circular(False)
+    try:
+        yield
+    finally:
+        hijack.apply_circular(circular)
+
+
+@contextmanager
+def _differentiable_attention() -> Iterator[None]:
+    """Scaled dot product where the current optimisation (xformers, an extension's) is not known to have a backward."""
+    current = sd_hijack.current_optimizer
+    if current is None or current.name in DIFFERENTIABLE_ATTENTION:
+        yield
+        return
+    families = (sd_hijack.ldm.modules, sd_hijack.sgm.modules)
+    classes = [family.attention.CrossAttention for family in families]
+    classes += [family.diffusionmodules.model.AttnBlock for family in families]
+    before = [(kind, kind.forward) for kind in classes]
+    try:
+        SdOptimizationSdp().apply()
+        yield
+    finally:
+        for kind, forward in before:
+            kind.forward = forward
+
+
+@contextmanager
+def _casts_that_last() -> Iterator[None]:
+    """Where the host casts weights for each layer (fp8 storage, MPS, XPU), the graph keeps those it was built with."""
+    before = torch.__future__.get_overwrite_module_params_on_conversion()
+    with devices.autocast():
+        casts = hasattr(nn.Linear, "org_forward")
+    torch.__future__.set_overwrite_module_params_on_conversion(before or casts)
+    try:
+        yield
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(before)

@@ -1,0 +1,182 @@
+"""`POST /mist/v1/protect` and `GET /mist/v1/info`, in the web UI's own API style, queue and authentication."""
+
+from __future__ import annotations
+
+import base64
+import io
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fastapi import Depends, FastAPI, HTTPException
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
+from modules import call_queue, images, progress, shared
+from PIL import Image, PngImagePlugin
+from pydantic import BaseModel, Field
+
+from mist_attack import __version__
+from mist_attack.errors import CheckpointError, GradientError, MistError, PictureError
+from mist_attack.hosts.detect import loaded_model
+from mist_attack.settings import preset_descriptions
+from mist_attack.surrogate import out_of_memory
+from mist_attack.targets import target_names
+
+from . import infotext, options
+from .jobs import protect_picture
+
+BAD_REQUEST, CONFLICT, TOO_LARGE = 400, 409, 413
+
+
+class ProtectRequest(BaseModel):
+    image: str = Field(title="Image", description="A picture as base64 or as a data: URI; never a URL.")
+    mask: str = Field(default="", title="Mask", description="As `image`; white may change. Empty: everywhere.")
+    target: str = Field(default="", title="Target picture", description="As `image`; in place of a named pattern.")
+    preset: str = Field(default="default", title="Preset", description="See GET /mist/v1/info.")
+    settings: dict[str, Any] = Field(
+        default_factory=dict,
+        title="Settings",
+        description="Controls over the preset: strength, steps, objective, ...; see GET /mist/v1/info.",
+    )
+    output_size: int = Field(default=0, title="Output size", description="Pixels of the longer side; 0 keeps it.")
+    include_difference: bool = Field(default=False, title="Include the amplified difference")
+    force_task_id: str = Field(default="", title="Task id", description="To be asked for at /internal/progress.")
+
+
+class ProtectResponse(BaseModel):
+    image: str = Field(title="Image", description="The protected picture: PNG in base64, always lossless.")
+    difference: str = Field(default="", title="Amplified difference", description="PNG in base64, where asked for.")
+    report: dict[str, Any] = Field(title="Report", description="What was done, in numbers; `stopped` if interrupted.")
+    infotext: str = Field(title="Infotext", description="As it is written into the PNG's `parameters`.")
+
+
+class InfoResponse(BaseModel):
+    version: str
+    model: str = Field(description="What the loaded model is; empty where none is loaded.")
+    objectives: list[str] = Field(description="What the loaded model can be used for.")
+    presets: dict[str, str]
+    targets: list[str]
+    defaults: dict[str, Any] = Field(description="Controls, and their values on the settings page.")
+
+
+def on_app_started(_: Any, app: FastAPI) -> None:
+    """The web UI's API is off without --api; then so is ours."""
+    if not (shared.cmd_opts.api or shared.cmd_opts.nowebui):
+        return
+    _add_route(app, "/mist/v1/protect", protect, "POST", ProtectResponse)
+    _add_route(app, "/mist/v1/info", info, "GET", InfoResponse)
+
+
+def _add_route(app: FastAPI, path: str, endpoint: Callable[..., Any], method: str, model: Any) -> None:
+    users = _users()
+    guards = [Depends(_guard(users))] if users else []
+    app.add_api_route(path, endpoint, methods=[method], response_model=model, dependencies=guards, tags=["Mist"])
+
+
+def _users() -> dict[str, str]:
+    given = shared.cmd_opts.api_auth or ""
+    return dict(pair.split(":", 1) for pair in given.split(",") if ":" in pair)
+
+
+def _guard(users: dict[str, str]) -> Callable[..., bool]:
+    """--api-auth counts for our routes too."""
+
+    def check(credentials: HTTPBasicCredentials = Depends(HTTPBasic())) -> bool:  # noqa: B008
+        expected = users.get(credentials.username, secrets.token_hex())
+        if not secrets.compare_digest(credentials.password.encode(), expected.encode()):
+            headers = {"WWW-Authenticate": "Basic"}
+            raise HTTPException(status_code=401, detail="Incorrect username or password", headers=headers)
+        return True
+
+    return check
+
+
+def protect(request: ProtectRequest) -> ProtectResponse:
+    """Protect a picture on the model now loaded. Progress: GET /sdapi/v1/progress; stop: POST /sdapi/v1/interrupt."""
+    with _http_errors():
+        picture = _decoded("image", request.image)
+        mask = _decoded("mask", request.mask) if request.mask else None
+        target = _decoded("target", request.target) if request.target else None
+        values = {name: options.default(name) for name in options.WIDGETS} if request.preset == "default" else {}
+        settings = options.settings_from(values | request.settings, request.preset)
+        with _queued(request.force_task_id or progress.create_task_id("mist")):
+            outcome = protect_picture(picture, settings, mask=mask, target=target, output_size=request.output_size)
+    keys = infotext.keys_of(outcome.report)
+    text = infotext.appended(images.read_info_from_image(picture)[0], keys)
+    return ProtectResponse(
+        image=_encoded(outcome.image, text),
+        difference=_encoded(outcome.difference, "") if request.include_difference else "",
+        report=outcome.report.as_dict(),
+        infotext=text,
+    )
+
+
+def info() -> InfoResponse:
+    """What can be asked of /mist/v1/protect, and which model would be used."""
+    model, objectives = "", []
+    with call_queue.queue_lock:
+        try:
+            surrogate = loaded_model(keep_extra_networks=True)
+        except CheckpointError:
+            pass
+        else:
+            model = surrogate.name
+            objectives = ["textural", "semantic", "fused"] if len(surrogate.sigmas) else ["textural"]
+    return InfoResponse(
+        version=__version__,
+        model=model,
+        objectives=objectives,
+        presets=preset_descriptions(),
+        targets=target_names(),
+        defaults={name: options.default(name) for name in options.WIDGETS},
+    )
+
+
+@contextmanager
+def _queued(task: str) -> Iterator[None]:
+    """After whatever the web UI is doing, as a job of its own."""
+    progress.add_task_to_queue(task)
+    with call_queue.queue_lock:
+        progress.start_task(task)
+        shared.state.begin(job="mist")
+        shared.state.job_count = 1
+        try:
+            yield
+        finally:
+            shared.state.end()
+            progress.finish_task(task)
+
+
+@contextmanager
+def _http_errors() -> Iterator[None]:
+    """Our own messages as HTTP 4xx: 400 for what was sent, 409 for the model that is loaded, 413 for memory."""
+    try:
+        yield
+    except (CheckpointError, GradientError) as error:
+        raise HTTPException(status_code=CONFLICT, detail=str(error)) from error
+    except (MistError, TypeError) as error:
+        raise HTTPException(status_code=BAD_REQUEST, detail=str(error)) from error
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        advice = "Memory ran out, also in tiles: choose a smaller working_size, or a smaller picture."
+        raise HTTPException(status_code=TOO_LARGE, detail=advice) from error
+
+
+def _decoded(name: str, encoded: str) -> Image.Image:
+    """Unlike the web UI's own decoder, this one never asks a network for a URL."""
+    data = encoded.split(",", 1)[1] if encoded.startswith("data:") and "," in encoded else encoded
+    try:
+        return images.read(io.BytesIO(base64.b64decode(data, validate=True)))
+    except Exception as error:  # decoders raise almost anything
+        raise PictureError(f"{name}: expected a picture in base64, found something else ({error}).") from error
+
+
+def _encoded(image: Image.Image, text: str) -> str:
+    """PNG, whatever format the web UI saves in."""
+    chunks = PngImagePlugin.PngInfo()
+    if text:
+        chunks.add_text("parameters", text)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", pnginfo=chunks)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")

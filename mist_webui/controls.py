@@ -1,0 +1,48 @@
+"""Mist's controls as widgets, the same in the tab, in Extras and in the always-on script."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import gradio as gr
+
+from mist_attack.settings import Controls, preset_controls, preset_names
+
+from . import options
+
+SEEN = ("strength", "steps", "objective", "fusion_weight")
+FOLDED = tuple(name for name in options.WIDGETS if name not in SEEN)
+NAMES = (*SEEN, *FOLDED)
+"""The order of the widgets' values; API users of the always-on script name them instead (`values_from`)."""
+
+
+def create(where: str) -> dict[str, Any]:
+    """Widgets by name, in the order of NAMES. `where` makes their ids: mist_<where>_<name>."""
+    preset = gr.Dropdown(preset_names(), value="default", label="Preset", elem_id=f"mist_{where}_preset")
+    widgets = {name: _widget(name, where) for name in SEEN}
+    with gr.Accordion("More Mist options", open=False, elem_id=f"mist_{where}_more"):
+        widgets |= {name: _widget(name, where) for name in FOLDED}
+    for component in (preset, *widgets.values()):
+        component.do_not_save_to_config = True  # their values come from the settings page
+    preset.change(fn=_values_of_preset, inputs=[preset], outputs=list(widgets.values()), show_progress=False)
+    return widgets
+
+
+def _widget(name: str, where: str) -> Any:
+    label, component, arguments = options.WIDGETS[name]
+    info = {"info": options.HINTS[name]} if name in options.HINTS else {}
+    return component(value=options.default(name), label=label, elem_id=f"mist_{where}_{name}", **info, **arguments)
+
+
+def _values_of_preset(preset: str) -> list[Any]:
+    controls = asdict(Controls()) if preset != "default" else {name: options.default(name) for name in NAMES}
+    controls |= preset_controls(preset)
+    return [controls[name] for name in NAMES]
+
+
+def values_from(arguments: tuple[Any, ...]) -> dict[str, Any]:
+    """Controls by name from the widgets' values, or from one dict of them, as API users write it."""
+    if arguments and isinstance(arguments[0], dict):
+        return arguments[0]
+    return dict(zip(NAMES, arguments, strict=False))

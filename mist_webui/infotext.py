@@ -1,0 +1,74 @@
+"""What is written into protected files, and what is said about lossy copies of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from modules import infotext_utils, shared
+
+from mist_attack import __version__
+from mist_attack.report import Report
+
+LOSSY = {"jpg": "JPEG", "jpeg": "JPEG", "avif": "AVIF", "gif": "GIF"}
+
+
+def keys_of(report: Report) -> dict[str, str]:
+    """Infotext keys and values; all begin with "Mist"."""
+    settings = report.settings
+    keys = {
+        "Mist": __version__,
+        "Mist mode": settings["objective"],
+        "Mist strength": f"{settings['epsilon'] * 255:g}",
+        "Mist steps": f"{report.steps_done}",
+        "Mist step size": f"{settings['step_size'] * 255:g}",
+        "Mist view": settings["view"],
+        "Mist working size": f"{settings['working_size']}",
+        "Mist seed": f"{settings['seed']}",
+        "Mist model": report.model,
+    }
+    if settings["objective"] == "fused":
+        keys["Mist fusion weight"] = f"{math.log10(settings['semantic_weight']) - 3:g}"
+    if report.target is not None:
+        keys["Mist target"] = report.target
+    return keys
+
+
+def line_of(keys: dict[str, Any]) -> str:
+    """As the web UI writes and reads it."""
+    return ", ".join(f"{key}: {infotext_utils.quote(value)}" for key, value in keys.items())
+
+
+def appended(parameters: str | None, keys: dict[str, Any]) -> str:
+    """Generation parameters of a picture with ours at their end; earlier ones of ours are replaced."""
+    kept = (parameters or "").rstrip()
+    if not kept:
+        return line_of(keys)
+    *lines, last = kept.split("\n")
+    return "\n".join([*lines, f"{without_ours(last)}, {line_of(keys)}"])
+
+
+def without_ours(line: str) -> str:
+    """A line of parameters without keys that begin with "Mist"."""
+    found = [(key, value) for key, value in infotext_utils.re_param.findall(line) if key.startswith("Mist")]
+    for key, value in found:
+        line = line.replace(f"{key}: {value}", "", 1)
+    parts = [part for part in line.split(", ") if part.strip(" ,")]
+    return ", ".join(parts).rstrip(", ")
+
+
+def lossy_notices(width: int, height: int) -> list[str]:
+    """What the web UI's own saving will do to a protected picture of that size, where it is not lossless."""
+    opts, notices = shared.opts, []
+    kind = opts.samples_format.lower()
+    if kind in LOSSY or (kind == "webp" and not opts.webp_lossless):
+        name = LOSSY.get(kind, "WebP")
+        notices.append(f"saved as {name}, which is lossy and weakens the protection; choose png in Settings > Saving")
+    elif opts.export_for_4chan:
+        oversize = max(width, height) > opts.target_side_length
+        if oversize or width * height * 3 > opts.img_downscale_threshold * 1024 * 1024:
+            notices.append(
+                "a JPEG copy may be saved beside it, which is lossy and weaker; switch off "
+                "'Save copy of large images as JPG' in Settings > Saving"
+            )
+    return notices

@@ -1,0 +1,92 @@
+"""The page "Mist" under Settings: the values with which tab, Extras and scripts begin."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from modules import shared
+from modules.paths_internal import default_output_dir
+
+from mist_attack.settings import Controls, Settings, resolve
+from mist_attack.targets import target_names
+
+SECTION = ("mist", "Mist")
+DEFAULTS = Controls()
+OUTPUT_FOLDER = str(Path(default_output_dir) / "mist-images")
+
+
+def slider(low: float, high: float, step: float) -> tuple[Any, dict[str, float]]:
+    return gr.Slider, {"minimum": low, "maximum": high, "step": step}
+
+
+def radio(*choices: str) -> tuple[Any, dict[str, Any]]:
+    return gr.Radio, {"choices": list(choices)}
+
+
+WIDGETS: dict[str, tuple[str, Any, dict[str, Any]]] = {
+    "strength": ("Strength", *slider(0, 64, 1)),
+    "steps": ("Steps", *slider(1, 500, 1)),
+    "objective": ("Mode", *radio("fused", "textural", "semantic")),
+    "fusion_weight": ("Fusion weight", *slider(0, 5, 0.1)),
+    "view": ("View", *radio("whole", "tiles", "both")),
+    "working_size": ("Working size", *slider(64, 2048, 64)),
+    "target": ("Target", gr.Dropdown, {"choices": target_names()}),
+    "low_vram": ("Low VRAM", gr.Checkbox, {}),
+    "seed": ("Seed", gr.Number, {"precision": 0}),
+    "gradient": ("Gradient", *radio("exact", "sds")),
+    "direction": ("Direction", *radio("ascent", "descent")),
+    "step": ("Step size", *slider(0.1, 16, 0.1)),
+    "step_decay": ("Decaying steps", gr.Checkbox, {}),
+    "keep_tone": ("Keep tone", gr.Checkbox, {}),
+    "prompt": ("Prompt of the semantic term", gr.Textbox, {}),
+}
+"""Every control of `mist_attack.settings.Controls`: label, gradio class, its options."""
+
+HINTS = {
+    "strength": "grey levels of 0 to 255 by which a value may move; Mist's 16 can be seen in flat areas",
+    "objective": "textural pulls towards the target, semantic away from what the model understands, fused does both",
+    "fusion_weight": "of semantic against textural, an exponent as in Mist",
+    "view": "what the model sees of a large picture: all of it reduced, tiles at native scale, or both",
+    "working_size": "side in pixels of the square whose area the model sees at once",
+    "seed": "-1 draws one",
+    "low_vram": "computes more and remembers less",
+    "gradient": "through the UNet, or by score distillation without it (faster)",
+    "step": "grey levels",
+    "keep_tone": "the picture gets neither darker nor tinted",
+}
+
+
+def default(name: str) -> Any:
+    """Of a control, as the settings page has it; without a page (--nowebui), as the engine has it."""
+    return getattr(shared.opts, f"mist_{name}", getattr(DEFAULTS, name))
+
+
+def output_folder() -> Path:
+    return Path(getattr(shared.opts, "mist_outdir", "") or OUTPUT_FOLDER)
+
+
+def settings_from(values: dict[str, Any], preset: str = "default") -> Settings:
+    """From widgets or a request; what is missing or None is as the preset has it, seed -1 is a random one.
+
+    Raises SettingsError.
+    """
+    values = {name: _whole(value) for name, value in values.items()}
+    if values.get("seed") == -1:
+        values["seed"] = secrets.randbelow(2**31)
+    return resolve(preset, **values)
+
+
+def _whole(value: Any) -> Any:
+    """Sliders and the web UI's options make floats of whole numbers."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def on_ui_settings() -> None:
+    for name, (label, component, options) in WIDGETS.items():
+        option = shared.OptionInfo(getattr(DEFAULTS, name), label, component, options, section=SECTION)
+        shared.opts.add_option(f"mist_{name}", option.info(HINTS[name]) if name in HINTS else option)
+    folder = shared.OptionInfo(OUTPUT_FOLDER, "Output directory of the Mist tab", section=SECTION)
+    shared.opts.add_option("mist_outdir", folder)

@@ -1,0 +1,52 @@
+"""The web UI's progress bar, preview and interrupt, as the engine's `on_step`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from modules import shared
+from PIL import Image
+
+from mist_attack.errors import Stop
+from mist_attack.images import to_u8
+from mist_attack.pgd import OnStep, Progress
+
+PREVIEW_EVERY = 0.5  # seconds: a preview waits for the device
+BORROWED = ("sampling_step", "sampling_steps", "textinfo", "current_latent")
+
+
+def stopped() -> bool:
+    """The user wants no more of it."""
+    state = shared.state
+    return state.interrupted or state.skipped or getattr(state, "stopping_generation", False)
+
+
+@contextmanager
+def shown(steps: int, text: str = "Mist") -> Iterator[OnStep]:
+    """The state as a job of `steps`; its callback raises Stop when the user interrupts. As before afterwards."""
+    state = shared.state
+    before = {name: getattr(state, name) for name in BORROWED}
+    # A latent left by sampling would be decoded for a preview, by the autoencoder that is at work here.
+    state.current_latent, state.sampling_step, state.sampling_steps, state.textinfo = None, 0, steps, text
+    try:
+        yield _follower()
+    finally:
+        for name, value in before.items():
+            setattr(state, name, value)
+
+
+def _follower() -> OnStep:
+    due = 0.0
+
+    def on_step(progress: Progress) -> None:
+        nonlocal due
+        shared.state.sampling_step = progress.step
+        if stopped():
+            raise Stop
+        if shared.opts.live_previews_enable and time.monotonic() >= due:
+            shared.state.assign_current_image(Image.fromarray(to_u8(progress.preview())))
+            due = time.monotonic() + PREVIEW_EVERY
+
+    return on_step

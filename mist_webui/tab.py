@@ -1,0 +1,183 @@
+"""The tab "Mist": a picture or a folder in, the protected picture and what changed out."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from modules import call_queue, infotext_utils, shared
+from PIL import Image, ImageChops, ImageOps
+
+from mist_attack.errors import MistError, PictureError
+
+from . import controls, folder, gradio_versions, infotext, options, saving
+from .jobs import Outcome, protect_picture
+
+PAINTED, NOT_PAINTED = "Protect what is painted", "Protect what is not painted"
+
+
+def on_ui_tabs() -> list[tuple[gr.Blocks, str, str]]:
+    with gr.Blocks(analytics_enabled=False) as tab:
+        task = gr.Label(visible=False)  # the web UI's javascript puts the task's id here
+        with gr.Row(equal_height=False):
+            with gr.Column(variant="compact"):
+                inputs = _sources()
+                widgets = controls.create("tab")
+                common = _common_inputs()
+            with gr.Column():
+                buttons = _buttons()
+                outputs = _results()
+        arguments = [*common, *widgets.values()]
+        _connect(buttons, task, inputs, arguments, outputs)
+    return [(tab, "Mist", "mist_tab")]
+
+
+def _sources() -> dict[str, Any]:
+    with gr.Tabs(elem_id="mist_sources"):
+        with gr.TabItem("Picture", elem_id="mist_source_picture"):
+            canvas = gradio_versions.canvas(label="Picture", show_label=False, elem_id="mist_picture", height=420)
+            gr.HTML("Paint on the picture to protect a part of it; unpainted, all of it is protected.")
+            with gr.Accordion("Mask", open=False, elem_id="mist_mask_accordion"):
+                mode = gr.Radio([PAINTED, NOT_PAINTED], value=PAINTED, label="Painted mask", elem_id="mist_mask_mode")
+                mask = gradio_versions.picture(label="Mask picture: white may change", elem_id="mist_mask", height=240)
+        with gr.TabItem("Batch from directory", elem_id="mist_source_folder"):
+            source = gr.Textbox(label="Input directory", elem_id="mist_folder_in", **shared.hide_dirs)
+            destination = gr.Textbox(label="Output directory", elem_id="mist_folder_out", **shared.hide_dirs)
+            gr.HTML("Left empty, the output directory is 'mist' inside the input directory. Originals are not touched.")
+            start = gr.Button("Protect directory", elem_id="mist_protect_folder")
+    return {"picture": [canvas, mode, mask], "folder": [source, destination], "start": start}
+
+
+def _common_inputs() -> list[Any]:
+    with gr.Accordion("Target picture and output", open=False, elem_id="mist_output_accordion"):
+        target = gradio_versions.picture(
+            label="Target picture, in place of the pattern", elem_id="mist_target_picture", height=240
+        )
+        size = gr.Slider(
+            0,
+            4096,
+            value=0,
+            step=8,
+            label="Output size: longer side; 0 keeps the picture's",
+            elem_id="mist_output_size",
+        )
+        save = gr.Checkbox(value=True, label="Save the protected picture (PNG)", elem_id="mist_save")
+    return [target, size, save]
+
+
+def _buttons() -> dict[str, Any]:
+    with gr.Row():
+        protect = gr.Button("Protect", variant="primary", elem_id="mist_protect")
+        interrupt = gr.Button("Interrupt", elem_id="mist_interrupt")
+    return {"protect": protect, "interrupt": interrupt}
+
+
+def _results() -> list[Any]:
+    with gr.Column(variant="panel", elem_id="mist_results_panel"):
+        with gr.Group(elem_id="mist_gallery_container"):
+            gallery = gradio_versions.gallery(
+                label="Protected, and what changed", show_label=False, elem_id="mist_gallery", columns=2, height=420
+            )
+        with gr.Row(elem_classes="image-buttons"):
+            for name in ("img2img", "inpaint", "extras"):
+                button = gr.Button(f"Send to {name}", elem_id=f"mist_send_to_{name}")
+                # No text component: the web UI would paste a report into the prompt.
+                binding = infotext_utils.ParamBinding(button, name, source_image_component=gallery)
+                infotext_utils.register_paste_params_button(binding)
+        report = gr.HTML(elem_id="mist_report")
+        log = gr.HTML(elem_id="mist_log", elem_classes="html-log")
+    return [gallery, report, log]
+
+
+def _connect(
+    buttons: dict[str, Any], task: Any, inputs: dict[str, Any], arguments: list[Any], outputs: list[Any]
+) -> None:
+    for button, function, own in (
+        (buttons["protect"], _protect_picture, inputs["picture"]),
+        (inputs["start"], _protect_folder, inputs["folder"]),
+    ):
+        queued = call_queue.wrap_gradio_gpu_call(function, extra_outputs=[None, ""])
+        gradio_versions.on_click(button, queued, js="mist_submit", inputs=[task, *own, *arguments], outputs=outputs)
+    buttons["interrupt"].click(fn=lambda: shared.state.interrupt(), inputs=[], outputs=[], queue=False)
+
+
+def _protect_picture(
+    task: str, canvas: Any, mode: str, mask: Any, target: Any, size: float, save: bool, *values: Any
+) -> Any:
+    try:
+        picture, drawn = gradio_versions.painted(canvas)
+        if picture is None:
+            raise PictureError("Choose a picture first: drop it, paste it, or click the field.")
+        picture = _without_opaque_alpha(picture)
+        settings = options.settings_from(controls.values_from(values))
+        both = _combined(mask, drawn, mode, picture.size)
+        outcome = protect_picture(picture, settings, mask=both, target=target, output_size=int(size))
+        return _shown(outcome, picture, save)
+    except MistError as error:
+        return [None, "", _error(str(error))]
+
+
+def _protect_folder(
+    task: str, source: str, destination: str, target: Any, size: float, save: bool, *values: Any
+) -> Any:
+    try:
+        if shared.cmd_opts.hide_ui_dir_config:
+            raise MistError("Directories cannot be named here: the web UI runs with --hide-ui-dir-config.")
+        settings = options.settings_from(controls.values_from(values))
+        folders = Path(source.strip() or "."), Path(destination.strip() or Path(source.strip()) / "mist")
+        rows, last = folder.protect_folder(*folders, settings, target=target, output_size=int(size))
+        return [None if last is None else [str(last)], folder.table(rows), ""]
+    except MistError as error:
+        return [None, "", _error(str(error))]
+
+
+def _shown(outcome: Outcome, picture: Image.Image, save: bool) -> list[Any]:
+    """Gallery, report and log. What an interrupt has left half done is shown, but not written as protected."""
+    report, notices = outcome.report, list(outcome.report.notices)
+    if report.stopped:
+        steps = report.settings["steps"]
+        notices.append(f"Interrupted after {report.steps_done} of {steps} steps: weaker than asked for, and not saved.")
+    elif save:
+        path = saving.new_path(options.output_folder())
+        outcome.image.info["parameters"] = saving.save(path, outcome, saving.metadata_of(picture))
+        outcome.image.already_saved_as = str(path)  # the web UI shows that file
+        notices.append(f"Saved as {path.name}, lossless.")
+    else:
+        keys = infotext.keys_of(report)
+        outcome.image.info["parameters"] = infotext.appended(picture.info.get("parameters"), keys)
+    return [[outcome.image, outcome.difference], _report_of(outcome, notices), ""]
+
+
+def _report_of(outcome: Outcome, notices: list[str]) -> str:
+    report = outcome.report
+    lines = [report.summary(), f"{report.model}; {report.steps_done} steps in {report.seconds:.1f} s", *notices]
+    full = html.escape(report.as_json())
+    return "".join(f"<p>{html.escape(line)}</p>" for line in lines) + (
+        f"<details><summary>Report</summary><pre class='mist-report'>{full}</pre></details>"
+    )
+
+
+def _combined(
+    mask: Image.Image | None, drawn: Image.Image | None, mode: str, size: tuple[int, int]
+) -> Image.Image | None:
+    """Where both masks allow it; None where there is neither."""
+    if drawn is not None:
+        drawn = drawn.resize(size, Image.Resampling.NEAREST)
+        drawn = ImageOps.invert(drawn) if mode == NOT_PAINTED else drawn
+    if mask is None or drawn is None:
+        return drawn if mask is None else mask
+    luminance = ImageChops.multiply(mask.convert("L"), mask.convert("RGBA").getchannel("A"))
+    return ImageChops.multiply(luminance.resize(size, Image.Resampling.BILINEAR), drawn)
+
+
+def _without_opaque_alpha(picture: Image.Image) -> Image.Image:
+    """gradio adds one to every picture."""
+    if picture.mode == "RGBA" and picture.getchannel("A").getextrema() == (255, 255):
+        return picture.convert("RGB")
+    return picture
+
+
+def _error(message: str) -> str:
+    return f"<div class='error'>{html.escape(message)}</div>"

@@ -1,0 +1,259 @@
+"""The part of AUTOMATIC1111's `modules` that the adapter calls, and a small model in ldm's shape.
+
+Written from the real web UI (v1.10.1); `tests/host/webui` runs the same adapter in the real one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.machinery
+import sys
+from contextlib import contextmanager, nullcontext
+from types import ModuleType, SimpleNamespace
+
+import torch
+from torch import nn
+
+
+class ResnetBlock(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x):
+        return x + torch.tanh(self.conv(x))
+
+
+class AttnBlock(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x):
+        return x + self.out(x)
+
+
+class Encoder(nn.Module):
+    num_resolutions = 4
+
+    def __init__(self):
+        super().__init__()
+        self.conv_in, self.block = nn.Conv2d(3, 8, 4, 4), ResnetBlock(8)
+        self.attn, self.conv_out = AttnBlock(8), nn.Conv2d(8, 8, 2, 2)
+
+    def forward(self, x):
+        return self.conv_out(self.attn(self.block(self.conv_in(x))))
+
+
+class FirstStage(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.quant_conv = Encoder(), nn.Conv2d(8, 8, 1)
+        self.decoder = nn.ConvTranspose2d(4, 3, 8, 8)
+
+    def encode(self, x):
+        raise AssertionError("what the host offers here is a sample")
+
+    def decode(self, latents):
+        return torch.tanh(self.decoder(latents))
+
+
+class CrossAttention(nn.Module):
+    def __init__(self, channels, context):
+        super().__init__()
+        self.to_q, self.to_k = nn.Linear(channels, channels), nn.Linear(context, channels)
+
+    def forward(self, x, context):
+        keys = self.to_k(context)
+        return torch.softmax(self.to_q(x) @ keys.transpose(1, 2), dim=-1) @ keys
+
+
+class BasicTransformerBlock(nn.Module):
+    checkpoint = True
+
+    def __init__(self, channels, context):
+        super().__init__()
+        self.checkpoint, self.attn2 = True, CrossAttention(channels, context)
+
+    def forward(self, x, context):
+        assert not self.checkpoint, "the host's own checkpointing is reentrant"
+        batch, channels, height, width = x.shape
+        tokens = x.flatten(2).transpose(1, 2)
+        return x + self.attn2(tokens, context).transpose(1, 2).view(batch, channels, height, width)
+
+
+class ResBlock(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv, self.emb = nn.Conv2d(channels, channels, 3, padding=1), nn.Linear(8, channels)
+
+    def forward(self, x, emb):
+        return x + torch.tanh(self.conv(x) + self.emb(emb)[:, :, None, None])
+
+
+class Block(nn.Module):
+    """`TimestepEmbedSequential`: what --lowvram sends to the device and away."""
+
+    def __init__(self, first, context=None):
+        super().__init__()
+        self.first, self.res = first, ResBlock(8)
+        self.attention = BasicTransformerBlock(8, context) if context else None
+
+    def forward(self, x, emb, context):
+        x = self.res(self.first(x), emb)
+        return self.attention(x, context=context) if self.attention else x
+
+
+class UNet(nn.Module):
+    channel_mult = (1, 2)
+
+    def __init__(self, adm=0):
+        super().__init__()
+        self.adm, self.time_embed = adm, nn.Linear(1, 8)
+        self.label_emb = nn.Linear(6, 8) if adm else None
+        self.input_blocks = nn.ModuleList([Block(nn.Conv2d(4, 8, 3, stride=2, padding=1), context=5)])
+        self.middle_block = Block(nn.Identity(), context=5)
+        self.output_blocks = nn.ModuleList([Block(nn.ConvTranspose2d(8, 8, 2, 2))])
+        self.out = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x, timesteps, context, y=None):
+        emb = self.time_embed(timesteps.float()[:, None] / 1000)
+        emb = emb + self.label_emb(y) if self.adm else emb
+        h = self.input_blocks[0](x, emb, context)
+        h = self.middle_block(h, emb, context)
+        return self.out(self.output_blocks[0](h, emb, context)) + 0.5 * x
+
+
+class Model(nn.Module):
+    """`LatentDiffusion` ("sd1", "sd2v") or `DiffusionEngine` ("sdxl"), as far as the adapter sees it."""
+
+    def __init__(self, family="sd1", *, conditioning_key="crossattn", seed=0):
+        super().__init__()
+        self.family, self.lowvram, self.scale_factor = family, False, 0.18215
+        self.is_sd1, self.is_sd2, self.is_sdxl, self.is_sd3 = family == "sd1", family == "sd2v", family == "sdxl", False
+        self.is_sdxl_inpaint, self.parameterization = False, "v" if family == "sd2v" else "eps"
+        self.sd_checkpoint_info = SimpleNamespace(model_name=f"tiny-{family}")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.first_stage_model, self.model = FirstStage(), nn.Module()
+            self.model.diffusion_model = UNet(adm=6 if family == "sdxl" else 0)
+        self.model.conditioning_key = conditioning_key
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+        self.alphas_cumprod_original = (1 - betas).cumprod(0).float()
+        self.alphas_cumprod = self.alphas_cumprod_original.half()  # as an option of the web UI leaves it
+        self.asked = []
+        self.eval()
+        for parameter in self.first_stage_model.parameters():
+            parameter.requires_grad_(False)
+
+    @torch.no_grad()
+    def encode_first_stage(self, x):
+        raise AssertionError("the host allows no gradient here")
+
+    def apply_model(self, x, t, cond):
+        if self.family == "sdxl":
+            context, y = cond["crossattn"], cond["vector"]
+        else:
+            (context,), y = cond["c_crossattn"], None  # a bare tensor is not cast by the host's hijack
+        for name in cond:
+            cond[name] = None  # the hijack writes into the dict it is given
+        dtype = self.model.diffusion_model.out.weight.dtype
+        return self.model.diffusion_model(x.to(dtype), t, context, y)
+
+    def get_learned_conditioning(self, prompts):
+        modules["sd_hijack"].model_hijack.extra_generation_params["Emphasis"] = "No norm"
+        self.asked.append((list(prompts), prompts.width, prompts.height))
+        generator = torch.Generator().manual_seed(sum(prompts[0].encode()))
+        context = torch.randn(1, 3, 5, generator=generator)
+        return {"crossattn": context, "vector": context.flatten(1)[:, :6]} if self.family == "sdxl" else context
+
+
+class SdConditioning(list):
+    def __init__(self, prompts, width=None, height=None):
+        super().__init__(prompts)
+        self.width, self.height = width, height
+
+
+class Hijack:
+    def __init__(self):
+        self.extra_generation_params, self.comments, self.circular_enabled = {}, [], False
+
+    def apply_circular(self, enable):
+        self.circular_enabled = enable
+
+
+def _sdp(self, x, context):
+    keys = self.to_k(context)
+    return nn.functional.scaled_dot_product_attention(self.to_q(x), keys, keys, scale=1.0)
+
+
+class SdOptimizationSdp:
+    name = "sdp"
+
+    def apply(self):
+        CrossAttention.forward = _sdp
+
+
+def _fake_modules():
+    package = SimpleNamespace(
+        modules=SimpleNamespace(
+            attention=SimpleNamespace(CrossAttention=CrossAttention),
+            diffusionmodules=SimpleNamespace(model=SimpleNamespace(AttnBlock=AttnBlock)),
+        )
+    )
+    contents = {
+        "devices": {
+            "device": torch.device("cpu"),
+            "autocast": nullcontext,
+            "without_autocast": nullcontext,
+            "torch_gc": lambda: None,
+        },
+        "extra_networks": {"activate": lambda p, data: activated.append(data)},
+        "processing": {"StableDiffusionProcessingTxt2Img": SimpleNamespace},
+        "prompt_parser": {"SdConditioning": SdConditioning},
+        "sd_hijack": {"model_hijack": Hijack(), "current_optimizer": None, "ldm": package, "sgm": package},
+        "sd_hijack_optimizations": {"SdOptimizationSdp": SdOptimizationSdp},
+        "sd_models": {"send_model_to_device": lambda model: None},
+        "sd_unet": {"current_unet": None, "apply_unet": lambda option=None: None},
+        "shared": {"sd_model": None},
+    }
+    return {name: _module(f"modules.{name}", values) for name, values in contents.items()}
+
+
+def _module(name, values):
+    module = ModuleType(name)
+    module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+    vars(module).update(values)
+    return module
+
+
+activated = []
+modules = _fake_modules()
+
+
+@contextmanager
+def installed(**extra):
+    """`modules` in sys.modules, as in the web UI's process."""
+    root = _module("modules", {**modules, **extra})
+    root.__path__ = []
+    names = {"modules": root} | {f"modules.{name}": module for name, module in {**modules, **extra}.items()}
+    before = {name: sys.modules.get(name) for name in names}
+    sys.modules.update(names)
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+
+
+def adapter():
+    """`mist_attack.hosts.webui`, bound to these fakes."""
+    with installed():
+        return importlib.import_module("mist_attack.hosts.webui")
+
+
+def surrogate(model=None, **options):
+    return adapter().WebuiSurrogate(model or Model(), **options)
