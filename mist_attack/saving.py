@@ -53,13 +53,28 @@ def write_picture(
     same bytes. Raises OutputError, also for `picture`'s own file, and PictureError as `to_u8` does; the file at
     `path` is then untouched."""
     path = Path(path)
-    kind = _encoder(path, fmt, lossy_quality)
     if _is_same_file(path, picture.path):
         raise OutputError(f"{path}: is the source picture, which is never overwritten; choose another name")
+    data, lost = encode_picture(path, images, picture, fmt=fmt, lossy_quality=lossy_quality, text=text)
+    atomic_write(path, lambda file: file.write(data))
+    return lost
+
+
+def encode_picture(
+    path: PathLike,
+    images: Tensor,
+    picture: Picture,
+    *,
+    fmt: str | None = None,
+    lossy_quality: int | None = None,
+    text: dict[str, str] | None = None,
+) -> tuple[bytes, tuple[str, ...]]:
+    """The bytes that `write_picture` would write to `path`, and its notices. Raises as it does."""
+    path = Path(path)
+    kind = _encoder(path, fmt, lossy_quality)
     image = Image.fromarray(_with_alpha(path, to_u8(images), picture.alpha, kind))
     data = _encoded(path, image, kind, lambda: _save_options(kind, picture.metadata, lossy_quality, text))
-    atomic_write(path, lambda file: file.write(data))
-    return _lost(kind, picture.metadata, data)
+    return data, _lost(kind, picture.metadata, data)
 
 
 def write_text(path: PathLike, text: str) -> None:
