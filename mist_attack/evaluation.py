@@ -18,6 +18,11 @@ def seen(surrogate: Surrogate, image: Tensor, working_size: int) -> tuple[View, 
     return view, view.look(view.region(image.to(surrogate.device)))
 
 
+def amplified(before: Tensor, after: Tensor, gain: float = 8.0) -> Tensor:
+    """What changed, `gain` times as large around mid-grey, clipped to [0, 1]: for looking."""
+    return ((after - before) * gain + 0.5).clamp(0, 1)
+
+
 @torch.no_grad()
 def reconstruct(surrogate: Surrogate, image: Tensor) -> Tensor:
     """(1, 3, H, W) in [0, 1], sides multiples of the model's -> what the autoencoder keeps of it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from .objectives import Fused, LatentObjective, build
 from .pgd import Budget, OnStep, pgd
 from .report import Report, pixel_figures
 from .settings import Settings
-from .surrogate import Surrogate
+from .surrogate import Surrogate, out_of_memory
 from .targets import PatternTarget, PictureTarget
 from .views import View, plan
 
@@ -44,7 +44,9 @@ def protect(
     1 = may change, scaling the budget; None allows all. target: (1, 3, h, w), in place of the named pattern.
     conditioning: in place of settings.prompt. on_step: see pgd.Progress; raising Stop keeps what is reached.
     Each picture is treated alone, with its own generator: results do not depend on the batch.
-    Raises PictureError, SettingsError, GradientError; `images` is never written to.
+    Where memory runs out a picture is done again in thriftier ways, which its report says; `on_step` starts again.
+    Raises PictureError, SettingsError, GradientError, and torch's own error where memory is not enough for any way;
+    `images` is never written to.
     """
     mask = check(images, mask, target)
     job = _Job(surrogate, settings, target, conditioning, on_step)
@@ -88,8 +90,30 @@ class _Job:
     target: Tensor | None
     conditioning: object
     on_step: OnStep | None
+    notices: tuple[str, ...] = ()
 
     def protect(self, image: Tensor, mask: Tensor) -> Protected:
+        job: _Job = self
+        thriftier = self._thriftier()
+        while True:
+            try:
+                return job._run(image, mask)
+            except (RuntimeError, MemoryError) as error:
+                if not thriftier or not out_of_memory(error):
+                    raise
+            job = thriftier.pop(0)  # outside the handler: the error's traceback holds the tensors of the failed way
+
+    def _thriftier(self) -> list[_Job]:
+        """The low-VRAM way, then tiles of half the side."""
+        sparing, side = replace(self.settings, low_vram=True), max(64, self.settings.working_size // 2)
+        tiled = replace(sparing, view="tiles", working_size=side)
+        told = f"Memory ran out: done in tiles of {side} pixels, so the model saw less of the picture at once."
+        tiles = replace(self, settings=tiled, notices=(told,))
+        if self.settings.low_vram:
+            return [tiles]
+        return [replace(self, settings=sparing, notices=("Memory ran out: done in the low-VRAM way.",)), tiles]
+
+    def _run(self, image: Tensor, mask: Tensor) -> Protected:
         height, width = image.shape[2:]
         multiple = self.surrogate.spatial_multiple(self.settings.objective)
         views = plan(height, width, self.settings.view, self.settings.working_size, multiple)
@@ -127,6 +151,7 @@ class _Job:
             before=before,
             after=after,
             gradient_ratio=_gradient_ratio(objectives),
+            notices=list(self.notices),
             **pixel_figures(original.cpu(), protected.cpu(), settings.epsilon * 255),
         )
         result = torch.where(budget.reach > 0, protected / 255, source)

@@ -80,3 +80,11 @@ class Surrogate(Protocol):
         Whatever the host lent is restored on every exit.
         """
         ...
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Memory ran out: on an accelerator, or on the CPU, where torch raises a bare RuntimeError."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)

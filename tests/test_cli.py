@@ -292,3 +292,23 @@ def test_the_real_command_end_to_end_on_the_demo_model(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "does not protect against real models" in " ".join(done.stderr.split())
     assert 0 < np.abs(levels_of("out/a.png") - levels_of("a.png")).max() <= 16
+
+
+def test_threads_are_told_to_wait_briefly_before_torch_reads_it():
+    """OpenMP reads its environment when it is loaded."""
+    script = """
+import os, sys
+from mist_attack import __main__
+assert "torch" not in sys.modules
+sys.argv = ["mist", "--version"]
+try:
+    __main__.main()
+finally:
+    print(os.environ["GOMP_SPINCOUNT"])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    run = lambda **more: subprocess.run(  # noqa: E731
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment | more
+    )
+    assert run().stdout.split()[-1] == "1000"
+    assert run(GOMP_SPINCOUNT="7").stdout.split()[-1] == "7"

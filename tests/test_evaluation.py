@@ -2,7 +2,7 @@ import pytest
 import torch
 from fakes.toy import ToySurrogate
 
-from mist_attack.evaluation import img2img, reconstruct, seen
+from mist_attack.evaluation import amplified, img2img, reconstruct, seen
 
 
 class Knowing(ToySurrogate):
@@ -43,3 +43,9 @@ def test_what_is_seen_has_the_models_sides_and_is_reconstructed():
     assert image.shape == (1, 3, 64, 48) and (view.height, view.width) == (50, 37)
     assert reconstruct(surrogate, image).shape == image.shape
     assert seen(ToySurrogate(vae_only=True), torch.rand(1, 3, 50, 37), 512)[1].shape == (1, 3, 56, 40)
+
+
+def test_the_difference_is_amplified_around_grey():
+    before = torch.tensor([0.2, 0.4, 0.4, 0.9]).view(1, 1, 1, 4)
+    after = torch.tensor([0.2, 0.41, 0.35, 0.1]).view(1, 1, 1, 4)
+    assert amplified(before, after, 10).flatten().tolist() == pytest.approx([0.5, 0.6, 0.0, 0.0], abs=1e-6)

@@ -358,3 +358,51 @@ def test_the_models_memory_does_not_grow_with_the_picture():
     for view in ("whole", "tiles", "both"):
         protect(picture(700, 900), Watched(), quick(view=view, working_size=128, steps=1))
     assert max(shapes) <= 3 * (128 + 16) ** 2
+
+
+class Tight(ToySurrogate):
+    """Runs out of memory `failures` times, as torch says it on the CPU, in mid-loop."""
+
+    def __init__(self, failures, error=None):
+        super().__init__()
+        self.failures, self.ways = failures, []
+        self.error = error or RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    def run(self, job, batch, height, width, *, low_vram=False):
+        self.ways.append((low_vram, height))
+        return super().run(job, batch, height, width, low_vram=low_vram)
+
+    def denoise(self, noised_latents, sigma, conditioning):
+        if len(self.ways) <= self.failures:
+            raise self.error
+        return super().denoise(noised_latents, sigma, conditioning)
+
+
+def test_out_of_memory_is_met_by_thriftier_ways_and_said():
+    image, request = picture(128, 128), quick(working_size=128)
+    spared, tiled = Tight(1), Tight(2)
+    (report,) = protect(image, spared, request).reports
+    assert spared.ways == [(False, 128), (True, 128)]
+    assert report.settings["low_vram"] and "low-VRAM" in report.notices[0]
+    (report,) = protect(image, tiled, request).reports
+    assert tiled.ways == [(False, 128), (True, 128), (True, 64)]
+    assert report.settings["view"] == "tiles" and "tiles of 64 pixels" in report.notices[0]
+    assert report.steps_done == 3
+
+
+def test_a_thriftier_way_gives_what_asking_for_it_gives():
+    image = picture(64, 64)
+    forced = protect(image, Tight(1), quick()).images
+    assert torch.equal(forced, protect(image, TOY, quick(low_vram=True)).images)
+
+
+@pytest.mark.parametrize(
+    ("failures", "error", "tries"),
+    [(9, torch.cuda.OutOfMemoryError("CUDA out of memory."), 3), (9, RuntimeError("shape mismatch"), 1)],
+    ids=["no way is thrifty enough", "another error"],
+)
+def test_what_thrift_cannot_cure_passes_through(failures, error, tries):
+    surrogate = Tight(failures, error)
+    with pytest.raises(type(error)) as caught:
+        protect(picture(), surrogate, quick())
+    assert caught.value is error and len(surrogate.ways) == tries

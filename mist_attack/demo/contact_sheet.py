@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..evaluation import img2img, reconstruct, seen
+from ..evaluation import amplified, img2img, reconstruct, seen
 from ..hosts import diffusers
 from ..hosts.checkpoints import find_checkpoint
 from ..images import read_picture, to_u8
@@ -37,7 +37,7 @@ def row(surrogate: Surrogate, entry: dict[str, Any]) -> list[Image.Image]:
         *(reconstruct(surrogate, image) for _, image in views),
         *(img2img(surrogate, image, conditioning, STRENGTH) for _, image in views),
     ]
-    difference = ((pictures[1] - pictures[0]) * AMPLIFY + 0.5).clamp(0, 1)
+    difference = amplified(pictures[0], pictures[1], AMPLIFY)
     return [_image(x) for x in (*pictures, difference)] + [_image(_unpadded(x, *share)) for x in made]
 
 
