@@ -54,8 +54,9 @@ class _Run:
 
     def go(self) -> list[str]:
         try:
-            while self._fill() or self.engine.is_busy:
-                self._settle(self.engine.wait())
+            while self._fill():
+                if outcome := self.engine.wait():
+                    self._settle(outcome)
         finally:
             self._wind_up()
         return self.journal.statuses
@@ -68,10 +69,10 @@ class _Run:
         return sorted(works, key=lambda work: self.ledger.deaths(name_of(self.order, work)))
 
     def _fill(self) -> bool:
-        """Give the engine what it has room for; is there something to wait for?"""
+        """Give the engine what it has room for; is anything left to wait for?"""
         while self.queue and self.engine.has_room and not self.stopped:
             self._start(self.queue.popleft())
-        return bool(self.flying) and not self.stopped
+        return bool(self.flying) or (bool(self.queue) and not self.stopped)
 
     def _start(self, work: Work) -> None:
         name, facts = name_of(self.order, work), {}

@@ -130,9 +130,9 @@ def _dry_run(options: argparse.Namespace, order: Order, policy: Policy) -> int:
 
 def _exit_code(statuses: list[str]) -> int:
     failed = statuses.count("failed")
-    if failed == len(statuses):
-        return NOTHING_DONE
-    return SOME_FAILED if failed else DONE
+    if not failed:
+        return DONE
+    return NOTHING_DONE if failed == len(statuses) else SOME_FAILED
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -31,7 +31,7 @@ def order_for(options: argparse.Namespace) -> Order:
         sources = _without(sources, {(root / name).absolute() for name in known_results(storage)})
     works = works_for(sources, root, FORMATS.get(options.format), options.name)
     target = target_file(options.target)
-    part, works = _shard(options.shard, works)
+    part, works = _shard(options.shard, works, root)
     return Order(
         works=[with_companions(work) for work in works],
         settings=_settings(options, named_target=None if target else options.target),
@@ -65,20 +65,20 @@ def _without(sources: list[Source], results: set[Path]) -> list[Source]:
     return [source for source in sources if source.named or source.path.absolute() not in results]
 
 
-def _shard(given: str | None, works: list[Work]) -> tuple[str, list[Work]]:
-    """By a hash of the source's tree and name, so that machines agree though one sees a file more."""
+def _shard(given: str | None, works: list[Work], root: Path) -> tuple[str, list[Work]]:
+    """By a hash of the result's tree and name, so that machines agree though one sees a file more."""
     if given is None:
         return "", works
     match = re.fullmatch(r"(\d+)/(\d+)", given)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise SettingsError(f"Expected --shard I/N with I from 1 to N, as 2/4; got {given}.")
     part, parts = int(match[1]), int(match[2])
-    chosen = [work for work in works if _digest(work) % parts == part - 1]
+    chosen = [work for work in works if _digest(work.output.relative_to(root)) % parts == part - 1]
     return f"-{part}-of-{parts}", chosen
 
 
-def _digest(work: Work) -> int:
-    return int.from_bytes(hashlib.sha256(str(work.output).encode("utf-8", "surrogateescape")).digest()[:8], "big")
+def _digest(name: Path) -> int:
+    return int.from_bytes(hashlib.sha256(name.as_posix().encode("utf-8", "surrogateescape")).digest()[:8], "big")
 
 
 def target_file(target: str | None) -> Path | None:

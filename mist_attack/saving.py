@@ -82,13 +82,27 @@ def write_text(path: PathLike, text: str) -> None:
     atomic_write(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
+TEMPORARY = ".tmp"
+
+
+def temporaries(path: Path) -> list[Path]:
+    """What killed processes have left of writing the file at `path`."""
+    start, tokens = f".{path.name[:50]}.", 12
+    try:
+        beside = list(path.parent.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    length = len(start) + tokens + len(TEMPORARY)
+    return [p for p in beside if p.name.startswith(start) and p.name.endswith(TEMPORARY) and len(p.name) == length]
+
+
 def atomic_write(path: PathLike, write: Callable[[BinaryIO], object]) -> None:
     """Make the file at `path` by `write(file)`: whole, or not at all.
 
     Missing folders are made. Whatever is raised, an older file stays as it was and nothing is left beside it.
     Raises OutputError for what the system refuses."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(6)}.tmp")
+    temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(6)}{TEMPORARY}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

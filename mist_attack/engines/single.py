@@ -28,10 +28,6 @@ class SingleEngine:
     def has_room(self) -> bool:
         return self._task is None
 
-    @property
-    def is_busy(self) -> bool:
-        return self._task is not None
-
     def submit(self, task: Task) -> None:
         self._task = task
 

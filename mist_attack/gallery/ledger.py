@@ -55,7 +55,7 @@ class Ledger:
 
     def __init__(self, storage: Storage, part: str = "") -> None:
         self.storage, self.part = storage, part
-        self.state = f".mist{part}"
+        self.state, self._manifest = f".mist{part}", f"{MANIFEST}{part}.jsonl"
         self._lines = known_lines(storage, part)
         self._finished: dict[str, str] = {}
         marks = [json.loads(storage.read(mark) or b"{}") for mark in storage.names(f"{self.state}/begun")]
@@ -104,6 +104,16 @@ class Ledger:
         """Name and input of results that somebody took away while the run went on."""
         return [(name, source) for name, source in self._finished.items() if not self.storage.exists(name)]
 
+    def recover(self) -> None:
+        """After a run that was killed."""
+        rows, marks = f"{self.state}/rows", f"{self.state}/begun"
+        self.storage.sweep([*self._deaths, self._manifest], [rows, marks])
+        finished = {row.replace(rows, marks) for row in self.storage.names(rows)}
+        for mark in finished:  # their lines are written: only the marks had not gone yet
+            self.storage.delete(mark)
+        self._deaths = {name: count for name, count in self._deaths.items() if self._begun(name) not in finished}
+        self.merge()
+
     def merge(self) -> None:
         """Move finished lines into the manifest."""
         rows = self.storage.names(f"{self.state}/rows")
@@ -113,7 +123,7 @@ class Ledger:
             text = (self.storage.read(row) or b"").decode("utf-8")
             self._lines[json.loads(text)["output"]] = text
         text = "".join(f"{line}\n" for _, line in sorted(self._lines.items()))
-        self.storage.write(f"{MANIFEST}{self.part}.jsonl", text.encode("utf-8"))
+        self.storage.write(self._manifest, text.encode("utf-8"))
         for row in rows:
             self.storage.delete(row)
 
@@ -166,7 +176,7 @@ def opened(storage: Storage, part: str = "") -> Iterator[Ledger]:
     """The ledger, ours alone, with what a killed run left behind merged."""
     with storage.locked(f".mist{part}"):
         ledger = Ledger(storage, part)
-        ledger.merge()
+        ledger.recover()
         yield ledger
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import OutputError, SettingsError
-from ..saving import atomic_write
+from ..saving import TEMPORARY, atomic_write, temporaries
 
 LOCK = "lock"
 SPARE_BYTES = 2**20
@@ -32,7 +32,11 @@ class Storage(Protocol):
     def delete(self, name: str) -> None: ...
 
     def names(self, folder: str) -> list[str]:
-        """Of the files directly inside, each with its folder, sorted; none where there is no such folder."""
+        """Of what is directly inside, each with its folder, sorted; none where there is no such folder."""
+        ...
+
+    def sweep(self, names: Iterable[str], folders: Iterable[str]) -> None:
+        """Remove what a killed run has left of writing these files, and any files inside these folders."""
         ...
 
     def shown(self, name: str) -> str:
@@ -78,7 +82,12 @@ class Folder:
             found = sorted(os.listdir(self.root / folder))  # noqa: PTH208  # names only
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return [f"{folder}/{name}" if folder else name for name in found]
+        return [f"{folder}/{name}" if folder else name for name in found if not name.endswith(TEMPORARY)]
+
+    def sweep(self, names: Iterable[str], folders: Iterable[str]) -> None:
+        left = [path for name in names for path in temporaries(self.root / name)]
+        for path in [*left, *(path for folder in folders for path in (self.root / folder).glob(f".*{TEMPORARY}"))]:
+            path.unlink(missing_ok=True)
 
     def shown(self, name: str) -> str:
         return str(self.root / name)
@@ -160,6 +169,9 @@ class Bucket:
         except Exception as error:
             raise _refused(self.shown(folder), error) from error
         return sorted(f"{folder}/{str(path).rstrip('/').rpartition('/')[2]}".lstrip("/") for path in found)
+
+    def sweep(self, names: Iterable[str], folders: Iterable[str]) -> None:
+        del names, folders  # an object appears whole
 
     def shown(self, name: str) -> str:
         return f"{self.url}/{name}"

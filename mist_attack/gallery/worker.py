@@ -66,7 +66,7 @@ class Outcome:
 
 
 class Engine(Protocol):
-    """Computes tasks: submitted while there is room, waited for while it is busy. Closed after use, always."""
+    """Computes tasks: submitted while there is room, waited for in between. Closed after use, always."""
 
     dies_with_its_worker: bool
     """It computes in this process: a picture that kills its worker kills the run."""
@@ -74,13 +74,10 @@ class Engine(Protocol):
     @property
     def has_room(self) -> bool: ...
 
-    @property
-    def is_busy(self) -> bool: ...
-
     def submit(self, task: Task) -> None: ...
 
-    def wait(self) -> Outcome:
-        """Of any task. Raises CheckpointError where there is no model."""
+    def wait(self) -> Outcome | None:
+        """Of any task; None where there is more room now. Raises CheckpointError where there is no model."""
         ...
 
     def close(self) -> None: ...
@@ -116,12 +113,13 @@ def protected(task: Task, model: Model, on_step: OnStep | None = None) -> Result
     """Raises as `read_picture`, `protect` and `encode_picture` do."""
     picture, settings, mask, notices = opened(task)
     result = protect(picture.images, model.surrogate, settings, mask=mask, target=model.target, on_step=on_step)
-    data, lost = encode_picture(
-        task.name, result.images, picture, lossy_quality=task.lossy_quality, text=made_by(settings)
-    )
+    report = result.reports[0]
+    text = made_by(report.settings)
+    data, lost = encode_picture(task.name, result.images, picture, lossy_quality=task.lossy_quality, text=text)
     if settings.epsilon == 0:
         lost += ("strength 0 changes nothing: the pixels are the original's",)
-    return Result(data, result.reports[0].as_dict(), [*notices, *lost], environment(model.surrogate))
+    told = [*notices, *report.notices, *lost]
+    return Result(data, report.as_dict(), told, environment(model.surrogate))
 
 
 def opened(task: Task) -> tuple[Picture, Settings, Tensor | None, list[str]]:
@@ -137,9 +135,9 @@ def opened(task: Task) -> tuple[Picture, Settings, Tensor | None, list[str]]:
     return picture, settings, mask, notices
 
 
-def made_by(settings: Settings) -> dict[str, str]:
+def made_by(settings: dict[str, Any]) -> dict[str, str]:
     """For a PNG's text chunks: what was done, without any path."""
-    return {"Mist": json.dumps({"version": __version__, **settings.as_dict()})}
+    return {"Mist": json.dumps({"version": __version__, **settings})}
 
 
 def environment(surrogate: Surrogate) -> dict[str, Any]:
