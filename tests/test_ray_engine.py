@@ -113,6 +113,7 @@ def test_killed_workers_and_a_killed_driver_change_nothing(tmp_path, undisturbed
 
 def test_a_picture_that_kills_its_worker_three_times_is_recorded_and_the_rest_goes_on(tmp_path):
     gallery(tmp_path, 3)
+    draw(tmp_path / "in/p0.png", (320, 320))  # takes long enough to be killed in the middle
     driver = start(tmp_path, "--out", "out", "--engine", "ray", "--workers", "1", steps=20)
     kills = 0
     while driver.poll() is None:
