@@ -114,15 +114,20 @@ def preset_descriptions() -> dict[str, str]:
     return {name: body["about"] for name, body in _presets().items()}
 
 
+def preset_controls(name: str) -> dict[str, Any]:
+    """What a preset sets, in the words of Controls. Raises SettingsError for an unknown name."""
+    if name not in _presets():
+        raise SettingsError(f"Unknown preset '{name}'. Choose one of: {', '.join(_presets())}.")
+    return _presets()[name].get("controls", {})
+
+
 def resolve(preset: str = "default", config: Path | None = None, **overrides: Any) -> Settings:
     """Settings from a preset, then a YAML file, then single controls; the later wins, None means not given.
 
     Raises SettingsError for an unknown preset, an unknown or ill-typed control and an unreadable file.
     """
-    if preset not in _presets():
-        raise SettingsError(f"Unknown preset '{preset}'. Choose one of: {', '.join(_presets())}.")
     layers = [
-        _presets()[preset].get("controls", {}),
+        preset_controls(preset),
         {} if config is None else _read_yaml(config),
         {name: value for name, value in overrides.items() if value is not None},
     ]
