@@ -105,6 +105,9 @@ class _Run:
                 self.queue.append(work)
             else:
                 self._give_up(work, facts, outcome.error)
+        elif outcome.elsewhere:
+            self.ledger.leave(name)
+            self.queue.appendleft(work)
         elif outcome.again and self.tries[name] <= self.policy.retries:
             self.ledger.leave(name)
             self.queue.append(work)

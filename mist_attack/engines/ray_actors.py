@@ -67,7 +67,7 @@ class RayEngine:
         self, spec: Spec, address: str | None, workers: int | None, gpus: float | None, say: Say, complain: Say
     ) -> None:
         try:
-            import ray
+            import ray  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise SettingsError(f'--engine ray needs Ray ({error}): pip install "mist-protect[cluster]"') from error
         self.ray, self.spec, self.say, self.complain = ray, spec, say, complain

@@ -61,6 +61,8 @@ class Outcome:
     """It is the machine that failed, so another try may do."""
     died: bool = False
     """The worker is gone: killed, or out of memory."""
+    elsewhere: bool = False
+    """The worker is out of reach, through no fault of the picture: another one is to have it."""
     fatal: bool = False
     """It would be the same for every picture."""
 
