@@ -18,7 +18,7 @@ class CheckpointError(MistError):
 
 
 class GradientError(MistError):
-    """The model answered with numbers that are not finite, so the picture cannot be protected with it."""
+    """The model's gradient is not finite, or zero everywhere, so the picture cannot be protected with it."""
 
 
 class OutputError(MistError):

@@ -13,6 +13,7 @@ from PIL import Image
 
 ORIENTATION, XMP = 274, 700
 XMP_TEXT = {"XML:com.adobe.xmp", "Raw profile type exif"}  # PNG text chunks that are carried as what they are
+_DATA_MINING = "http://ns.useplus.org/ldf/vocab/DMI-"
 # How the *source* stores its pixels, its profile and XMP (written anew), and Photoshop's previews and layers.
 _NOT_CARRIED = frozenset(
     {*range(254, 260), 262, 266, 273, *range(277, 280), 284, 317, 320, *range(322, 326), 330, 338, 339, 347}
@@ -91,3 +92,15 @@ def xmp_of(image: Image.Image) -> bytes:
 
 def text_of(image: Image.Image) -> dict[str, str]:
     return {key: value for key, value in getattr(image, "text", {}).items() if key not in XMP_TEXT}
+
+
+def data_mining_xmp(*, allowed: bool) -> bytes:
+    """XMP that says whether AI models may be trained on the picture: the property Data Mining of IPTC 2023.1 (PLUS)."""
+    value = _DATA_MINING + ("ALLOWED" if allowed else "PROHIBITED-AIMLTRAINING")
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description rdf:about="" xmlns:plus="http://ns.useplus.org/ldf/xmp/1.0/">'
+        f"<plus:DataMining>{value}</plus:DataMining>"
+        '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+    ).encode()

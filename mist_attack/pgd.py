@@ -108,7 +108,7 @@ def pgd(
     A deterministic loss gives the best iterate, a noisy one the last: its luckiest draw is not the best picture.
     `decay`: the k-th of n steps has size step_size * (1 - k / n). `generator` draws the random start; None starts
     at x0. `on_step` may raise Stop to keep what is reached; any other exception passes through.
-    Raises GradientError when a gradient is not finite.
+    Raises GradientError when a gradient is not finite, or the first one is zero everywhere.
     """
     x = budget.start(generator)
     best = _Best(x) if loss.deterministic else None
@@ -119,6 +119,7 @@ def pgd(
             finite &= gradient.sum().isfinite()  # a sum hides no NaN or infinity, and needs no copy
             if step == 0:  # later steps are looked at once, at the end: a look waits for the device
                 _require_finite(finite)
+                _require_some(gradient)
             if best is not None:
                 best.offer(x, value)
             size = step_size * (1 - step / steps) if decay else step_size
@@ -148,6 +149,14 @@ class _Best:
         better = value < self.value
         self.value = torch.where(better, value, self.value)
         self.x.lerp_(x, better.to(x.dtype))
+
+
+def _require_some(gradient: Tensor) -> None:
+    if not bool(gradient.any()):
+        raise GradientError(
+            "The model's gradient is zero everywhere, so nothing was changed. Either the picture is the target "
+            "already, or something before the loss has no derivative: choose another checkpoint, or full precision."
+        )
 
 
 def _require_finite(finite: Tensor) -> None:

@@ -49,6 +49,8 @@ def protect(
     `images` is never written to.
     """
     mask = check(images, mask, target)
+    if conditioning is None and settings.objective != "textural":
+        conditioning = surrogate.conditioning(settings.prompt)
     job = _Job(surrogate, settings, target, conditioning, on_step)
     results = [job.protect(images[i : i + 1], mask[i : i + 1]) for i in range(len(images))]
     return Protected(torch.cat([result.images for result in results]), [r for x in results for r in x.reports])
@@ -131,7 +133,8 @@ class _Job:
         source = image.to(ready.device, torch.float32)
         original = to_levels(source)
         budget = Budget(original / 255, settings.epsilon, mask.to(ready.device), keep_tone=settings.keep_tone)
-        objectives, target_name = self._objectives(ready, views, image.shape[2], image.shape[3])
+        height, width = image.shape[2:]
+        objectives, target_name = objectives_for(ready, settings, views, height, width, self.target, self.conditioning)
         loss = PictureLoss(ready, views, objectives, generator)
 
         before = loss.measure(budget.x0, settings.seed)
@@ -143,8 +146,8 @@ class _Job:
             model=ready.name,
             settings=settings.as_dict(),
             target=target_name,
-            width=image.shape[3],
-            height=image.shape[2],
+            width=width,
+            height=height,
             steps_done=done,
             stopped=movable and done < settings.steps,
             seconds=round(time.perf_counter() - begun, 3),
@@ -173,23 +176,27 @@ class _Job:
         )
         return quantize(x, original, budget.reach), done
 
-    def _objectives(
-        self, ready: Surrogate, views: list[View], height: int, width: int
-    ) -> tuple[list[LatentObjective], str | None]:
-        """One per view: target latents once per distinct crop of the target, the prompt once."""
-        settings = self.settings
-        conditioning = self.conditioning
-        if conditioning is None and settings.objective != "textural":
-            conditioning = ready.conditioning(settings.prompt)
-        if settings.objective == "semantic":
-            return [build(settings, ready, None, conditioning)] * len(views), None
-        target = PatternTarget(settings.target) if self.target is None else PictureTarget(self.target, height, width)
-        latents: dict[object, Tensor] = {}
-        for view in views:
-            if target.key(view) not in latents:
-                with torch.no_grad():
-                    latents[target.key(view)] = ready.encode(target.seen(view).to(ready.device))
-        return [build(settings, ready, latents[target.key(view)], conditioning) for view in views], target.name
+
+def objectives_for(
+    ready: Surrogate,
+    settings: Settings,
+    views: list[View],
+    height: int,
+    width: int,
+    target: Tensor | None = None,
+    conditioning: object = None,
+) -> tuple[list[LatentObjective], str | None]:
+    """One per view of a (height, width) picture, and the target's name: target latents once per distinct crop of the
+    target. Within `Surrogate.run`; target as in `protect`, conditioning as the surrogate made it."""
+    if settings.objective == "semantic":
+        return [build(settings, ready, None, conditioning)] * len(views), None
+    pulled = PatternTarget(settings.target) if target is None else PictureTarget(target, height, width)
+    latents: dict[object, Tensor] = {}
+    for view in views:
+        if pulled.key(view) not in latents:
+            with torch.no_grad():
+                latents[pulled.key(view)] = ready.encode(pulled.seen(view).to(ready.device))
+    return [build(settings, ready, latents[pulled.key(view)], conditioning) for view in views], pulled.name
 
 
 def to_levels(images: Tensor) -> Tensor:

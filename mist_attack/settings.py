@@ -115,7 +115,7 @@ def preset_descriptions() -> dict[str, str]:
 
 
 def preset_controls(name: str) -> dict[str, Any]:
-    """What a preset says about `Controls`; the rest keeps its default. Raises SettingsError."""
+    """What a preset sets, in the words of Controls. Raises SettingsError for an unknown name."""
     if name not in _presets():
         raise SettingsError(f"Unknown preset '{name}'. Choose one of: {', '.join(_presets())}.")
     return _presets()[name].get("controls", {})

@@ -60,7 +60,8 @@ class Surrogate(Protocol):
         ...
 
     def conditioning(self, prompt: str) -> Conditioning:
-        """The prompt encoded, for a batch of any size. Raises CheckpointError where the model cannot."""
+        """The prompt encoded, for a batch of any size; asked for before `run`, so that a host can load its text
+        encoder first. Raises CheckpointError where the model cannot."""
         ...
 
     def run(

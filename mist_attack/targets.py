@@ -78,7 +78,7 @@ class PictureTarget:
     """
 
     def __init__(self, target: Tensor, height: int, width: int, name: str = "picture") -> None:
-        self.target, self.height, self.width, self.name = _crop_to_aspect(target, height / width), height, width, name
+        self.target, self.height, self.width, self.name = crop_to_aspect(target, height / width), height, width, name
 
     def key(self, view: View) -> object:
         return view
@@ -96,7 +96,8 @@ def _resized(image: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(image, (height, width), mode="bilinear", antialias=True)
 
 
-def _crop_to_aspect(image: Tensor, aspect: float) -> Tensor:
+def crop_to_aspect(image: Tensor, aspect: float) -> Tensor:
+    """The largest middle part of (B, C, h, w) whose height is `aspect` times its width."""
     height, width = image.shape[2:]
     new_height = max(1, min(height, round(width * aspect)))
     new_width = max(1, min(width, round(height / aspect)))

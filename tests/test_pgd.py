@@ -206,3 +206,9 @@ def test_x0_is_never_written_to():
     kept = x0.clone()
     pgd(Linear(torch.randn(x0.shape)), Budget(x0, 0.1, full(x0), keep_tone=True), step_size=0.02, steps=5)
     assert torch.equal(x0, kept)
+
+
+def test_a_gradient_of_zeros_is_refused_and_not_taken_for_a_protection():
+    x0 = grey()
+    with pytest.raises(GradientError, match="zero everywhere"):
+        pgd(Linear(torch.zeros_like(x0)), Budget(x0, 16 / 255, full(x0), keep_tone=False), step_size=0.1, steps=3)

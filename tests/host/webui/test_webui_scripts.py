@@ -8,9 +8,9 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from webui_server import decoded, encoded, levels, painting
 
-pytestmark = pytest.mark.host
+from .server import decoded, encoded, levels, painting
+
 STRENGTH = 6
 ON = {"Mist": {"args": [True, {"steps": 3, "strength": STRENGTH}]}}
 

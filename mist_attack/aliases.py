@@ -1,0 +1,46 @@
+"""Gradients through weights that a host loaded in inference mode.
+
+Autograd refuses to save an inference tensor for the backward, and nothing turns one into a normal tensor. A normal
+tensor over the same memory can be made, though. `Aliases` hands such aliases to every torch call while it is active:
+the host's modules, buffers and conditionings stay as they are, and there is nothing to put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.overrides import TorchFunctionMode
+
+_PLAIN = (Tensor, Parameter)
+
+
+class Aliases(TorchFunctionMode):
+    """While active, torch calls see normal tensors without gradients in place of inference tensors and parameters.
+
+    Only the thread that enters it is concerned: a backward on an accelerator runs in others and enters its own.
+    Subclasses of Tensor (quantised weights) are left alone: their memory is not what it seems.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in ("__get__", "is_inference"):  # a look at a tensor, not a computation
+            return func(*args, **(kwargs or {}))
+        return func(*map(alias, args), **{name: alias(value) for name, value in (kwargs or {}).items()})
+
+
+def alias(value: Any) -> Any:
+    """A normal tensor over the memory of an inference tensor or parameter; inside lists and tuples too."""
+    kind = type(value)
+    if kind in _PLAIN:
+        if value.is_inference():
+            empty = torch.empty(0, dtype=value.dtype, device=value.device)
+            return empty.set_(value.untyped_storage(), value.storage_offset(), value.size(), value.stride())
+        return value.detach() if kind is Parameter else value
+    if kind is list or kind is tuple:
+        return kind(map(alias, value))
+    return value

@@ -1,0 +1,100 @@
+"""What a run changes on ComfyUI's modules for its time: instance attributes, each put back as it was."""
+
+# pyright: reportMissingImports=false
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.ldm.modules.diffusionmodules.model
+import comfy.model_management
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+from torch.utils.checkpoint import checkpoint as recompute
+
+from ..aliases import Aliases, alias
+
+RECOMPUTED = {"ResBlock", "BasicTransformerBlock", "ResnetBlock", "AttnBlock"}  # nearly all activations, never nested
+
+
+def layers_of(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    return (layer for module in modules for layer in module.modules())
+
+
+def autoencoder_changes(autoencoder: nn.Module) -> dict[nn.Module, dict[str, Any]]:
+    """PyTorch's attention, and weights cast to the float32 of the pictures: bfloat16 cannot tell neighbouring grey
+    levels apart, and float16 overflows in the backward."""
+    changes: dict[nn.Module, dict[str, Any]] = {}
+    for layer in autoencoder.modules():
+        if "optimized_attention" in vars(layer):
+            changes[layer] = {"optimized_attention": comfy.ldm.modules.diffusionmodules.model.pytorch_attention}
+        elif isinstance(getattr(layer, "weight", None), Tensor) and layer.weight.dtype != torch.float32:
+            changes[layer] = {"comfy_cast_weights": True}
+    return changes
+
+
+def restore(layer: nn.Module, name: str, before: Any) -> None:
+    """Set an instance attribute back, or take it away where there was none."""
+    if before is None:
+        vars(layer).pop(name, None)
+    else:
+        vars(layer)[name] = before
+
+
+@contextmanager
+def attributes(changes: dict[nn.Module, dict[str, Any]]) -> Iterator[None]:
+    """Instance attributes, changed while open."""
+    before = [(layer, name, vars(layer).get(name)) for layer, named in changes.items() for name in named]
+    try:
+        for layer, named in changes.items():
+            vars(layer).update(named)
+        yield
+    finally:
+        for layer, name, value in before:
+            restore(layer, name, value)
+
+
+@contextmanager
+def recomputed(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Blocks drop their activations and compute them again in the backward."""
+    changed: list[tuple[nn.Module, Any]] = []
+    try:
+        for layer in layers_of(modules):
+            if type(layer).__name__ in RECOMPUTED and not isinstance(layer.forward, _Recomputed):
+                changed.append((layer, vars(layer).get("forward")))
+                vars(layer)["forward"] = _Recomputed(layer.forward)
+        yield
+    finally:
+        for layer, before in changed:
+            restore(layer, "forward", before)
+
+
+class _Recomputed:
+    """A block's forward, computed again in the backward."""
+
+    def __init__(self, forward: Callable[..., Any]) -> None:
+        self.forward = forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = tree_map(alias, (args, kwargs))  # copies the options, which the host writes to between blocks
+        return recompute(self._forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
+        with Aliases():  # the backward may run in a thread that has none
+            return self.forward(*args, **kwargs)
+
+
+@contextmanager
+def marked_as_training() -> Iterator[None]:
+    """Newer hosts then leave out kernels that have no backward."""
+    management = comfy.model_management
+    before = getattr(management, "in_training", None)
+    if before is not None:
+        management.in_training = True
+    try:
+        yield
+    finally:
+        if before is not None:
+            management.in_training = before

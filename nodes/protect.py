@@ -1,0 +1,198 @@
+"""MistProtect: the picture in, the protected picture out."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from .layout import alpha_for, mask_for, to_engine, to_host
+from .model import ABSENT, check_links, surrogate_for
+from .progress import ProgressBar
+from .request import settings_of
+from .schema import (
+    ALIASES,
+    CATEGORY,
+    MODES,
+    PRESETS,
+    fixed_seed,
+    model_inputs,
+    new_schema,
+    options_input,
+    output,
+    vae_input,
+)
+from .size import resized
+
+if TYPE_CHECKING:
+    from ..mist_attack.report import Report
+
+MODE_TIP = (
+    "What the model is made to mis-read. textural: the picture's look, through the VAE alone; the fastest. semantic: "
+    "what it shows, through the whole model. fused: both, Mist's default."
+)
+PRESET_TIP = (
+    "default: the widgets below count. A named preset sets what it names, whatever the widgets say. mist: as "
+    "published, with its drift in brightness. gentle: strength 8. quick: 25 large steps, much faster."
+)
+
+
+class MistProtect(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return new_schema(
+            node_id="MistProtect",
+            display_name="Mist Protect",
+            category=CATEGORY,
+            description="Changes a picture slightly, within a strength you choose, so that diffusion models mis-read "
+            "it. Uses the Stable Diffusion checkpoint that the graph has already loaded.",
+            search_aliases=ALIASES,
+            inputs=[*_required(), *model_inputs(), *_optional()],
+            outputs=[
+                output(io.Image, "protected", "The protected picture. Save it losslessly: Mist Save Image."),
+                output(io.Image, "difference", "What changed, 8 times as large, around mid-grey."),
+                output(io.String, "report", "What was done and measured, one JSON object for each picture."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls, mode: str | None = None, model: Any = ABSENT, clip: Any = ABSENT, conditioning: Any = ABSENT
+    ) -> str | bool:
+        return check_links(mode, model, clip, conditioning)
+
+    @classmethod
+    def execute(
+        cls,
+        image: Tensor,
+        vae: Any,
+        preset: str,
+        mode: str,
+        strength: float,
+        steps: int,
+        fusion_weight: float,
+        seed: int,
+        model: Any = None,
+        clip: Any = None,
+        conditioning: Any = None,
+        mask: Tensor | None = None,
+        alpha: Tensor | None = None,
+        target: Tensor | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> io.NodeOutput:
+        widgets = {
+            "objective": mode,
+            "strength": strength,
+            "steps": steps,
+            "fusion_weight": fusion_weight,
+            "seed": seed,
+        }
+        settings = settings_of(preset, widgets, options)
+        surrogate = surrogate_for(settings.objective, vae, model, clip, conditioning)
+        pictures, channel = to_engine(image), alpha_for(image, alpha)
+        allowed = mask_for(image, mask)
+        if (options or {}).get("output_size") == "working size":
+            pictures, allowed, channel = resized(pictures, allowed, channel, settings, surrogate)
+        protected, reports = _protect_each(pictures, allowed, target, surrogate, settings, conditioning)
+        return io.NodeOutput(to_host(protected, channel), _difference(pictures, protected), _as_text(reports))
+
+
+def _required() -> list[io.Input]:
+    return [
+        io.Image.Input("image", tooltip="The pictures to protect: one, or a batch."),
+        vae_input(),
+        io.Combo.Input("preset", options=PRESETS, default="default", tooltip=PRESET_TIP),
+        io.Combo.Input("mode", options=MODES, default="fused", tooltip=MODE_TIP),
+        io.Float.Input(
+            "strength",
+            default=16.0,
+            min=0.0,
+            max=255.0,
+            step=1.0,
+            round=0.01,
+            tooltip="How far any value may move, in grey levels of 0 to 255. 16 is Mist's; 8 is half as visible and "
+            "weaker.",
+        ),
+        io.Int.Input(
+            "steps", default=100, min=1, max=10000, tooltip="Steps of the search. More is stronger, up to a point."
+        ),
+        io.Float.Input(
+            "fusion_weight",
+            default=1.0,
+            min=0.0,
+            max=5.0,
+            step=0.1,
+            round=0.01,
+            tooltip="Fused mode: semantic against textural. An exponent as in Mist: one more is ten times as much.",
+        ),
+        io.Int.Input(
+            "seed",
+            default=23,
+            min=0,
+            max=2**63 - 1,
+            control_after_generate=fixed_seed(),
+            tooltip="Same picture, settings, seed and machine: the same result.",
+        ),
+    ]
+
+
+def _optional() -> list[io.Input]:
+    return [
+        io.Mask.Input(
+            "mask",
+            optional=True,
+            tooltip="Where to protect: white = protect, grey = less. One for all pictures or one for each. Without a "
+            "mask the whole picture is protected.",
+        ),
+        io.Mask.Input(
+            "alpha",
+            optional=True,
+            tooltip="Load Image's MASK of a transparent picture: the result keeps its transparency. It does not say "
+            "where to protect.",
+        ),
+        io.Image.Input(
+            "target",
+            optional=True,
+            tooltip="What the model shall see instead (textural, fused): any picture, or a Mist Target. Without it, "
+            "Mist's lattice.",
+        ),
+        options_input(),
+    ]
+
+
+def _protect_each(
+    pictures: Tensor, mask: Tensor | None, target: Tensor | None, surrogate: Any, settings: Any, conditioning: Any
+) -> tuple[Tensor, list[Report]]:
+    """Picture by picture, so that one bar runs over the batch; all are checked before the first."""
+    from ..mist_attack.protect import check, protect
+
+    target = None if target is None else to_engine(target[:1])
+    masks = check(pictures, mask, target)
+    bar = ProgressBar(len(pictures), settings.steps)
+    results = [
+        protect(
+            pictures[i : i + 1],
+            surrogate,
+            settings,
+            mask=masks[i : i + 1],
+            target=target,
+            conditioning=conditioning,
+            on_step=bar.of_picture(i),
+        )
+        for i in range(len(pictures))
+    ]
+    return torch.cat([result.images for result in results]), [result.reports[0] for result in results]
+
+
+def _difference(before: Tensor, after: Tensor) -> Tensor:
+    from ..mist_attack.evaluation import amplified
+
+    return to_host(amplified(before, after))
+
+
+def _as_text(reports: list[Report]) -> str:
+    rows = [{"summary": report.summary(), **report.as_dict()} for report in reports]
+    return json.dumps(rows, indent=2, ensure_ascii=False)

@@ -1,0 +1,232 @@
+"""The ComfyUI adapter on the small copy of the host: what the contract suite, which it also passes, does not ask."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fakes import comfy
+from torch import nn
+
+from mist_attack.errors import CheckpointError
+from mist_attack.protect import protect
+from mist_attack.settings import Settings
+
+comfy.install()
+from mist_attack.hosts import comfyui  # noqa: E402
+from mist_attack.hosts.comfyui import ComfySurrogate  # noqa: E402
+
+
+@pytest.fixture
+def lent():
+    return comfy.checkpoint()
+
+
+def request(objective="fused", **changes):
+    return Settings(objective=objective, steps=2, step_size=8 / 255, **changes)
+
+
+def loss_gradient(surrogate, seed=0):
+    """Of a textural and a semantic term at once, at the picture."""
+    generator = torch.Generator().manual_seed(seed)
+    image, noise = torch.rand(1, 3, 64, 64, generator=generator), torch.randn(1, 4, 8, 8, generator=generator)
+    conditioning = surrogate.conditioning("a painting")
+
+    def job(model):
+        x = image.clone().requires_grad_()
+        latents, sigma = model.encode(x), model.sigmas[[400]]
+        noised = model.noised(latents, noise, sigma)
+        error = (noised - model.denoise(noised, sigma, conditioning)) / sigma - noise
+        return torch.autograd.grad(error.square().mean() + latents.square().mean(), x)[0]
+
+    with torch.inference_mode():
+        return surrogate.run(job, 1, 64, 64)
+
+
+def relative(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("kind", [comfy.ModelType.EPS, comfy.ModelType.V_PREDICTION], ids=["eps", "v"])
+@pytest.mark.parametrize("objective", ["textural", "semantic", "fused"])
+def test_protects_inside_the_hosts_inference_mode(objective, kind):
+    model, clip, vae = comfy.checkpoint(kind=kind)
+    with torch.inference_mode():
+        image = (torch.rand(1, 3, 72, 56) * 255).round() / 255
+        result = protect(image, ComfySurrogate(vae, model, clip), request(objective))
+        moved = ((result.images - image) * 255).round().abs().max()
+    assert 1 <= moved <= 16
+    assert not result.images.is_inference() or result.images.shape == image.shape
+
+
+def test_weights_in_memory_that_is_reused_give_the_same_gradient(lent):
+    """What a plain graph makes of such weights is garbage without an error: the reason for `refetching`."""
+    model, clip, vae = lent
+    surrogate = ComfySurrogate(vae, model, clip)
+    expected = loss_gradient(surrogate)
+    with comfy.streaming(model.model, vae.first_stage_model) as buffer:
+        assert relative(loss_gradient(surrogate), expected) < 1e-6
+        fetched, buffer.released = buffer.released, 0
+        assert fetched > 0
+        monkey = pytest.MonkeyPatch()
+        with monkey.context() as patch:
+            patch.setattr("mist_attack.hosts.comfyui_layers._is_transient", lambda *_: False)
+            assert relative(loss_gradient(surrogate), expected) > 0.5
+
+
+def test_every_fetched_weight_is_given_back(lent):
+    model, clip, vae = lent
+    fetched = []
+    with comfy.streaming(model.model, vae.first_stage_model) as buffer:
+        fetch = buffer.fetch
+        buffer.fetch = lambda weight, offset: fetched.append(offset) or fetch(weight, offset)
+        loss_gradient(ComfySurrogate(vae, model, clip))
+        assert buffer.released == sum(offset == 0 for offset in fetched)
+
+
+def test_patches_applied_on_the_fly_are_in_the_gradient(lent):
+    model, clip, vae = lent
+    layer = model.model.diffusion_model.up
+    plain = loss_gradient(ComfySurrogate(vae, model, clip))
+    layer.weight_function = [lambda weight: weight * 3]
+    patched = loss_gradient(ComfySurrogate(vae, model, clip))
+    del layer.weight_function
+    with torch.inference_mode():
+        layer.weight.mul_(3)
+    assert relative(patched, plain) > 0.01
+    assert relative(patched, loss_gradient(ComfySurrogate(vae, model, clip))) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_an_autoencoder_in_half_precision_computes_in_float32(lent, dtype):
+    model, clip, vae = lent
+    with torch.inference_mode():
+        vae.first_stage_model.to(dtype)
+        half = ComfySurrogate(vae, model, clip)
+        coarse = loss_gradient(half)
+        assert next(vae.first_stage_model.parameters()).dtype == dtype
+        vae.first_stage_model.to(torch.float32)  # the same rounded weights
+    assert relative(coarse, loss_gradient(half)) < 1e-5
+    assert not any("comfy_cast_weights" in vars(layer) for layer in vae.first_stage_model.modules())
+
+
+def test_half_precision_in_the_unet_loses_no_small_gradient(lent):
+    """Means over the latents make them small: without the scale most would be zero in float16."""
+    model, clip, vae = lent
+    expected = loss_gradient(ComfySurrogate(vae, model, clip))
+    with torch.inference_mode():
+        model.model.diffusion_model.half()
+    model.model.diffusion_model.dtype = torch.float16
+    seen = []
+    up = model.model.diffusion_model.up
+    up.register_full_backward_hook(lambda _, __, gradient: seen.append(gradient[0]))
+    assert relative(loss_gradient(ComfySurrogate(vae, model, clip)), expected) < 0.02
+    assert float(seen[0].abs().median()) > 1e-2  # one by the mean, 1/128, would be at 1e-4
+
+
+def test_the_hosts_own_attention_and_cfg_functions_take_no_part(lent):
+    model, clip, vae = lent
+    model.model_options["sampler_cfg_function"] = model.model_options["sampler_post_cfg_function"] = "steers"
+    seen = []
+    guide = comfy.CFGGuider.__call__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comfy.CFGGuider, "__call__", lambda *a, **k: seen.append(k["model_options"]) or guide(*a, **k))
+        loss_gradient(ComfySurrogate(vae, model, clip))
+    assert seen and not any("sampler_cfg_function" in options for options in seen)
+    assert model.model_options["transformer_options"] == {}  # the graph's own model keeps its options
+    assert model.model_options["sampler_cfg_function"] == "steers" and not model.wrappers and not model.additional
+
+
+def test_the_host_is_asked_for_the_memory_of_a_backward_and_loads_both_models(lent):
+    model, clip, vae = lent
+    comfy.model_management.loaded.clear()
+    loss_gradient(ComfySurrogate(vae, model, clip))
+    ((models, asked),) = comfy.model_management.loaded
+    assert models[0].model is model.model and models[1:] == [vae.patcher]
+    needed = comfyui.memory(64 * 64, 4, low_vram=False)
+    assert needed <= asked <= needed + model.memory_required([1, 4, 8, 8])
+    assert comfyui.memory(64 * 64, 4, low_vram=True) < needed
+
+
+def test_a_vae_alone_serves_textural_and_asks_for_its_memory(lent):
+    comfy.model_management.loaded.clear()
+    surrogate = ComfySurrogate(lent[2])
+    result = protect(torch.rand(1, 3, 40, 40), surrogate, request("textural"))
+    assert result.reports[0].budget_used_levels > 0 and len(surrogate.sigmas) == 0
+    assert comfy.model_management.loaded == [([lent[2].patcher], comfyui.memory(40 * 40, 0, low_vram=False))]
+    with pytest.raises(CheckpointError, match=r"Connect a clip"):
+        surrogate.conditioning("a painting")
+
+
+def test_a_conditioning_of_the_users_takes_the_place_of_prompts(lent):
+    model, clip, vae = lent
+    own = clip.encode_from_tokens_scheduled("own")
+    assert ComfySurrogate(vae, model, positive=own).conditioning("a painting") is own
+    with_own = loss_gradient(ComfySurrogate(vae, model, positive=own))
+    assert relative(with_own, loss_gradient(ComfySurrogate(vae, model, clip))) > 1e-4
+
+
+def test_the_host_is_told_of_the_training_and_told_back(lent):
+    model, clip, vae = lent
+    management, seen = sys.modules["comfy.model_management"], []
+    surrogate = ComfySurrogate(vae, model, clip)
+    for outcome in (None, KeyboardInterrupt, ValueError):
+
+        def job(_, outcome=outcome):
+            seen.append(management.in_training)
+            if outcome is not None:
+                raise outcome
+
+        try:
+            surrogate.run(job, 1, 64, 64)
+        except (KeyboardInterrupt, ValueError) as error:
+            assert type(error) is outcome
+        assert management.in_training is False and surrogate._denoiser is None
+    assert seen == [True] * 3
+
+
+def test_what_is_refused_says_what_to_do(lent):
+    model, _, vae = lent
+    with pytest.raises(CheckpointError, match="holds none"):
+        ComfySurrogate(SimpleNamespace(first_stage_model=None))
+    with pytest.raises(CheckpointError, match="Expected a VAE of the KL kind"):
+        ComfySurrogate(SimpleNamespace(first_stage_model=nn.Identity(), latent_dim=2))
+    model.model.concat_keys = ("mask",)
+    with pytest.raises(CheckpointError, match="inpainting"):
+        ComfySurrogate(vae, model)
+    model.model.concat_keys = ()
+    model.model.model_type = comfy.ModelType.FLOW
+    with pytest.raises(CheckpointError, match=r"found SD15.*choose the mode textural"):
+        ComfySurrogate(vae, model)
+
+
+class ForeignLinear(comfy.Linear):
+    pass
+
+
+class fp8_ops:  # noqa: N801  # the host's own name
+    class Linear(comfy.Linear):
+        pass
+
+
+fp8_ops.Linear.__module__ = "comfy.ops"
+
+
+class ForeignTensor(torch.Tensor):
+    pass
+
+
+def test_layers_and_formats_that_nobody_vouches_for_are_refused(lent):
+    model, _, vae = lent
+    unet = model.model.diffusion_model
+    kept = unet.query
+    for layer, words in ((ForeignLinear(16, 16), "ForeignLinear"), (fp8_ops.Linear(16, 16), "multiply in fp8")):
+        unet.query = layer
+        with pytest.raises(CheckpointError, match=words):
+            ComfySurrogate(vae, model)
+    unet.query = comfy.Linear(16, 16)
+    unet.query.weight = nn.Parameter(torch.rand(16, 16).as_subclass(ForeignTensor), requires_grad=False)
+    with pytest.raises(CheckpointError, match="ForeignTensor"):
+        ComfySurrogate(vae, model)
+    unet.query = kept
+    ComfySurrogate(vae, model)
