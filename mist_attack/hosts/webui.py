@@ -53,7 +53,6 @@ class WebuiSurrogate:
         self.device = torch.device(devices.device)
         self.name = f"{_family(model)} ({model.sd_checkpoint_info.model_name})"
         self.sigmas = (_sigmas(model) if _takes_a_prompt_alone(model) else torch.empty(0)).to(self.device)
-        self._height = self._width = 512
         self._in_low_vram = False
 
     @property
@@ -121,9 +120,13 @@ class WebuiSurrogate:
         return noised_latents - sigma * answer
 
     def conditioning(self, prompt: str) -> Conditioning:
-        """{name: (1, ...) tensor}, as `_for_batch` hands it to the host. Emphasis and embeddings work as in prompts."""
+        """{name: (1, ...) tensor}, as `_for_batch` hands it to the host. Emphasis and embeddings work as in prompts.
+
+        SDXL is told the size it is trained at, 1024 x 1024: imitators train it on whole pictures of that size.
+        """
         self._require_denoiser()
-        prompts = prompt_parser.SdConditioning([prompt], width=self._width, height=self._height)
+        self._prepare()
+        prompts = prompt_parser.SdConditioning([prompt], width=1024, height=1024)
         with torch.inference_mode(False), torch.no_grad(), devices.autocast(), _generation_parameters_kept():
             answer = self.model.get_learned_conditioning(prompts)
         return answer if isinstance(answer, dict) else {"c_crossattn": answer}
@@ -137,16 +140,14 @@ class WebuiSurrogate:
         *,
         low_vram: bool = False,
     ) -> Result:
-        if not self.keep_extra_networks:
-            extra_networks.activate(processing.StableDiffusionProcessingTxt2Img(), {})
-        sd_models.send_model_to_device(self.model)
+        self._prepare()
         devices.torch_gc()
         unet_layers, vae_layers = self._recomputed_layers(low_vram)
         layers = [layer for module in (self.vae, self.unet) for layer in module.modules()]
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
-            attributes([self], _height=height, _width=width, _in_low_vram=low_vram),
+            attributes([self], _in_low_vram=low_vram),
             _original_unet(),
             _zero_padding(),
             _differentiable_attention(),
@@ -158,6 +159,11 @@ class WebuiSurrogate:
             recomputed(vae_layers),
         ):
             return job(self)
+
+    def _prepare(self) -> None:
+        if not self.keep_extra_networks:
+            extra_networks.activate(processing.StableDiffusionProcessingTxt2Img(), {})
+        sd_models.send_model_to_device(self.model)
 
     def _recomputed_layers(self, low_vram: bool) -> tuple[list[nn.Module], list[nn.Module]]:
         """Of the UNet and of the encoder."""

@@ -1,24 +1,21 @@
-import os
-from pathlib import Path
-
 import pytest
-import webui_server
+from host_process import find_host
+
+from . import server
 
 
 @pytest.fixture(scope="session")
-def webui_dir():
-    if not os.environ.get("WEBUI_DIR"):
-        pytest.skip("set WEBUI_DIR to a checkout of AUTOMATIC1111's web UI (and WEBUI_PYTHON to its Python)")
-    return Path(os.environ["WEBUI_DIR"]).resolve()
+def host():
+    return find_host("WEBUI")
 
 
 @pytest.fixture(scope="session")
-def data(webui_dir, tmp_path_factory):
-    return webui_server.prepare(webui_dir, tmp_path_factory.mktemp("webui"))
+def data(host, tmp_path_factory):
+    return server.prepare(host, tmp_path_factory.mktemp("webui"))
 
 
 @pytest.fixture(scope="module")
-def webui(webui_dir, data):
+def webui(host, data):
     """A server for the tests of one file, on the small SD1."""
-    with webui_server.running(webui_dir, data) as server:
-        yield server
+    with server.running(host, data) as found:
+        yield found

@@ -5,9 +5,8 @@ import time
 
 import numpy as np
 import pytest
-from webui_server import decoded, encoded, levels, painting
 
-pytestmark = pytest.mark.host
+from .server import decoded, encoded, levels, painting
 
 
 @pytest.fixture(scope="module")

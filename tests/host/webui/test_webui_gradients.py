@@ -1,17 +1,17 @@
 """In the real web UI: the gradient of the fused loss, through all that the host has put in its way."""
 
 import pytest
-import webui_server
 
-pytestmark = pytest.mark.host
+from .server import running
+
 FLAGS = {"plain": (), "medvram": ("--medvram",), "lowvram": ("--lowvram",)}
 FAMILIES = ("sd1", "sd2v", "sdxl")
 norms = {}
 
 
 @pytest.fixture(scope="module", params=FLAGS)
-def server(request, webui_dir, data):
-    with webui_server.running(webui_dir, data, "sd1", *FLAGS[request.param]) as server:
+def server(request, host, data):
+    with running(host, data, "sd1", *FLAGS[request.param]) as server:
         server.flags = request.param
         yield server
 

@@ -3,7 +3,8 @@
 import hashlib
 
 import torch
-from modules import call_queue, devices, script_callbacks, sd_hijack, shared
+from modules import call_queue, devices, images, postprocessing, script_callbacks, scripts, sd_hijack, shared
+from pydantic import BaseModel
 
 import mist_attack  # so that the imports below find it when a request comes
 import mist_attack.errors
@@ -148,9 +149,9 @@ ERRORS = {
 }
 
 
-def fail_at(step: int, error: str):
-    """From now on the UNet fails in its n-th call of a protection; 0 for never."""
-    failing.update(step=step, error=error, calls=0)
+def fail_at(step: int, error: str, times: int = 1_000_000):
+    """From now on the UNet fails from its n-th call with gradients on, and so often; 0 for never."""
+    failing.update(step=step, error=error, calls=0, times=times)
 
 
 def wrap_apply_model(model):
@@ -159,7 +160,7 @@ def wrap_apply_model(model):
     def apply_model(x, *arguments, **options):
         if failing["step"] and torch.is_grad_enabled():
             failing["calls"] += 1
-            if failing["calls"] >= failing["step"]:
+            if failing["step"] <= failing["calls"] < failing["step"] + failing["times"]:
                 if ERRORS[failing["error"]] is not None:
                     raise ERRORS[failing["error"]]
                 return original(model, x * torch.nan, *arguments, **options)
@@ -168,8 +169,62 @@ def wrap_apply_model(model):
     model.apply_model = apply_model
 
 
+comments = []
+
+
+class Remember(scripts.Script):
+    """The comments that the page shows under a generation's images."""
+
+    def title(self):
+        return "Mist probe"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def postprocess(self, p, processed, *arguments):
+        comments.append(processed.comments)
+
+
+def last_comments():
+    return {"comments": comments[-1]}
+
+
+class ExtrasJob(BaseModel):
+    mode: int
+    source: str
+    destination: str
+    controls: dict
+
+
+def extras(job: ExtrasJob):
+    """The Extras tab's own function with Mist switched on; 0 is a single picture, 2 a directory."""
+    runner = scripts.scripts_postproc
+    runner.create_args_for_run({})  # makes the widgets
+    values = {
+        script.name: {name: widget.value for name, widget in script.controls.items()}
+        for script in runner.scripts_in_preferred_order()
+    }
+    values["Mist"] |= {"enable": True, **job.controls}
+    arguments = runner.create_args_for_run(values)
+    image = images.read(job.source) if job.mode == 0 else None
+    with call_queue.queue_lock:
+        answer = postprocessing.run_postprocessing(
+            job.mode, image, [], job.source, job.destination, True, *arguments, save_output=True
+        )
+    return {"count": len(answer[0]), "html": answer[1]}
+
+
 def routes(_, app):
-    for function in (check_gradient, check_attention, unknown_attention, gradient_digest, state, fail_at):
+    app.add_api_route("/mist_probe/extras", extras, methods=["POST"])
+    for function in (
+        check_gradient,
+        check_attention,
+        unknown_attention,
+        gradient_digest,
+        state,
+        fail_at,
+        last_comments,
+    ):
         app.add_api_route(f"/mist_probe/{function.__name__}", function, methods=["GET"])
 
 

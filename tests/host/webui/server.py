@@ -5,45 +5,35 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
-import socket
-import subprocess
-import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from host_process import ROOT, Host, Server, free_port
 from PIL import Image
 
-ROOT = Path(__file__).parents[3]
 HERE = Path(__file__).parent
 FLAGS = (
     "--skip-prepare-environment --skip-torch-cuda-test --skip-version-check --no-half --use-cpu all "
-    "--do-not-download-clip --no-download-sd-model --api --api-server-stop --disable-console-progressbars"
+    "--do-not-download-clip --no-download-sd-model --api --disable-console-progressbars"
 )
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
-START_WITHIN = 300  # seconds
+OFFLINE = {"TRANSFORMERS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
 
 
-def python_of(webui: Path) -> str:
-    own = webui / "venv" / "bin" / "python"
-    return os.environ.get("WEBUI_PYTHON") or (str(own) if own.exists() else "python3")
-
-
-def prepare(webui: Path, data: Path) -> Path:
+def prepare(host: Host, data: Path) -> Path:
     """Checkpoints, LoRA, tokenizer and our two extensions in a data folder."""
-    subprocess.run([python_of(webui), HERE / "checkpoints.py", webui, data], check=True, capture_output=True)
+    host.script(HERE / "checkpoints.py", host.folder, data)
     (data / "extensions").mkdir()
     (data / "extensions" / "mist").symlink_to(ROOT, target_is_directory=True)
     (data / "extensions" / "mist_probe").symlink_to(HERE / "probe", target_is_directory=True)
     return data
 
 
-class Server:
-    def __init__(self, port: int, data: Path, log: Path) -> None:
-        self.url, self.data, self.log = f"http://127.0.0.1:{port}", data, log
+class Webui:
+    def __init__(self, url: str, data: Path) -> None:
+        self.url, self.data = url, data
 
     def request(self, path, body=None, method=None):
         """(status, answer)"""
@@ -78,33 +68,15 @@ class Server:
 
 
 @contextmanager
-def running(webui: Path, data: Path, checkpoint: str = "sd1", *flags: str):
-    """A web UI that has finished starting; stopped afterwards."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = data / f"log-{port}.txt"
+def running(host: Host, data: Path, checkpoint: str = "sd1", *flags: str):
+    """A web UI that answers on our routes, the last to appear; stopped afterwards."""
+    port = free_port()
     file = data / "models" / "Stable-diffusion" / f"{checkpoint}.safetensors"
-    command = [python_of(webui), webui / "launch.py", "--data-dir", data, "--port", str(port), "--ckpt", file]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **OFFLINE}
-    environment.pop("PYTHONPATH", None)
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [*map(str, command), *FLAGS.split(), *flags], cwd=data, env=environment, stdout=output, stderr=output
-        )
-    try:
-        deadline = time.monotonic() + START_WITHIN
-        while "Startup time" not in log.read_text(errors="replace"):
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text(errors="replace")[-3000:]
-            time.sleep(0.5)
-        yield Server(port, data, log)
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    own = ("--data-dir", data, "--port", port, "--ckpt", file)
+    url = f"http://127.0.0.1:{port}"
+    command = [host.python, host.folder / "launch.py", *own, *FLAGS.split(), *flags]
+    with Server(command, data, f"{url}/mist/v1/info", data / f"log-{port}.txt", **OFFLINE):
+        yield Webui(url, data)
 
 
 def encoded(picture) -> str:
