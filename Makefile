@@ -1,6 +1,9 @@
 # make demo   protect real pictures on the built-in demo model (IMAGES="a.png b.jpg" takes your own)
 # make test   every test that needs no host and no accelerator
 # make lint   style and types
+# make host-tests COMFYUI_DIR=... WEBUI_DIR=... FORGE_DIR=...
+#             the same promises in real hosts, on the CPU; any of them, each under its own Python
+#             (COMFYUI_PYTHON=... where its environment is not in its folder). ARGS=... goes to pytest: --slow, -k words
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
@@ -9,7 +12,7 @@ IMAGES ?= demo/original
 # Threads that wait briefly instead of spinning: a machine shared with others is several times faster.
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow host-tests lint clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +30,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest --slow
+
+host-tests: $(READY)
+	$(BIN)/python -m pytest tests/host -rs $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -154,8 +154,8 @@ class _Best:
 def _require_some(gradient: Tensor) -> None:
     if not bool(gradient.any()):
         raise GradientError(
-            "The model's gradient is zero everywhere, so nothing was changed. Either the picture is already the target, "
-            "or something between picture and loss has no derivative: choose another checkpoint, or full precision."
+            "The model's gradient is zero everywhere, so nothing was changed. Either the picture is the target "
+            "already, or something before the loss has no derivative: choose another checkpoint, or full precision."
         )
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from fakes import comfy, ldm
+from fakes import comfy
 from fakes.toy import ToySurrogate
 from safetensors.torch import save_file
 
@@ -15,6 +15,8 @@ CPU = torch.device("cpu")
 
 def single_file(factory):
     """An adapter on a checkpoint in Stable Diffusion's original layout."""
+    from fakes import ldm  # here: it needs diffusers, which a host that runs this suite may lack
+
     folder = factory.mktemp("checkpoint")
     torch.manual_seed(0)
     config = ldm.write_tiny_config(folder / "config")
@@ -48,15 +50,9 @@ def surrogate(request, tmp_path_factory):
 
 
 def modules_of(surrogate):
-    return surrogate.modules if hasattr(surrogate, "modules") else [surrogate.vae, surrogate.unet]
-
-
-def no_weight_takes_part(surrogate, model, images):
-    """Gradients reach the picture and no parameter."""
-    x = images.clone().requires_grad_()
-    model.encode(x).sum().backward()
-    assert x.grad is not None and x.grad.abs().max() > 0
-    return all(p.grad is None for module in modules_of(surrogate) for p in module.parameters())
+    if hasattr(surrogate, "modules"):
+        return surrogate.modules
+    return [surrogate.vae, surrogate.unet]
 
 
 def ready(surrogate, job, **options):
@@ -192,6 +188,12 @@ def state_of(surrogate):
     )
 
 
+def assert_frozen(model, images):
+    """No parameter takes part in a gradient, whether the adapter clears `requires_grad` or shows torch aliases."""
+    model.encode(images.clone().requires_grad_()).sum().backward()
+    assert all(p.grad is None for module in modules_of(model) for p in module.parameters())
+
+
 @pytest.mark.parametrize("low_vram", [False, True])
 @pytest.mark.parametrize("fails", [False, True])
 def test_what_was_lent_is_given_back(surrogate, images, low_vram, fails):
@@ -203,8 +205,8 @@ def test_what_was_lent_is_given_back(surrogate, images, low_vram, fails):
     weights = [p.detach().clone() for module in modules for p in module.parameters()]
 
     def job(model):
-        assert no_weight_takes_part(surrogate, model, images)
         assert not any(layer.training for module in modules for layer in module.modules())
+        assert_frozen(model, images)
         if fails:
             raise KeyboardInterrupt
 
@@ -263,7 +265,7 @@ def test_a_run_inside_a_run_leaves_the_outer_one_intact(surrogate, images):
     def outer(model):
         before = gradient(model)
         ready(model, gradient, low_vram=True)
-        assert no_weight_takes_part(surrogate, model, images)
+        assert_frozen(model, images)
         return before, gradient(model)
 
     before, after = ready(surrogate, outer, low_vram=True)
