@@ -198,8 +198,9 @@ def test_a_bad_request_is_refused_before_anything_runs(words, said, capsys):
     assert files() == before
 
 
-def test_a_missing_checkpoint_lists_what_is_accepted(monkeypatch, capsys):
+def test_a_missing_checkpoint_lists_what_is_accepted(monkeypatch, capsys, tmp_path):
     monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MIST_CHECKPOINT", raising=False)
     draw("a.png")
     assert mist("protect", "a.png", "--out", "out", "--checkpoint", "nowhere.safetensors") == 1
@@ -222,8 +223,9 @@ def test_a_dry_run_writes_nothing_and_estimates(capsys):
     assert [path.name for path in Path().iterdir()] == ["a.png"]
 
 
-def test_a_dry_run_needs_no_model(monkeypatch, capsys):
+def test_a_dry_run_needs_no_model(monkeypatch, capsys, tmp_path):
     monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MIST_CHECKPOINT", raising=False)
     draw("a.png")
     assert mist("protect", "a.png", "--out", "out", "--dry-run") == 0
