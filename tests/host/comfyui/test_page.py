@@ -18,7 +18,7 @@ LOAD = """(async () => {
     const answer = await fetch('/api/workflow_templates/%s/%s.json');
     await app.loadGraphData(await answer.json(), true, true);
 })()"""
-RUN = "(document.querySelector('[data-testid=queue-button]') ?? document.querySelector('.comfyui-queue-button button'))"
+RUN = "document.querySelector('button[data-testid=queue-button], [data-testid=queue-button] button')"
 TYPES = "app.graph._nodes.map(node => node.type)"
 FRAMED = "app.graph._nodes.filter(node => node.has_errors).map(node => node.type)"
 UNKNOWN = "app.graph._nodes.map(node => node.type).filter(type => !LiteGraph.registered_node_types[type])"
