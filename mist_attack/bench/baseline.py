@@ -27,7 +27,7 @@ class MistV1:
     """
 
     def __init__(self, surrogate: DiffusersSurrogate, target: Tensor, prompt: Prompt, objective: str = "fused") -> None:
-        self.vae, self.unet = surrogate.vae, surrogate.unet
+        self.vae, self.unet = surrogate.vae, _unet(surrogate)
         self.alphas = 1 / (1 + surrogate.sigmas.square())  # cumulative products
         self.target, self.prompt, self.objective = target, prompt, objective
 
@@ -59,7 +59,7 @@ class MistV1:
 
 
 def mist_v1(loss: MistV1, x0: Tensor, epsilon: float, steps: int, on_step: Callable[[], None] | None = None) -> Tensor:
-    """Sign steps of 1 / 255 from a random start, clipped to the budget after each. x0: in [-1, 1]; epsilon: in levels."""
+    """Sign steps of 1 / 255 from a random start, clipped to the budget. x0: in [-1, 1]; epsilon: in levels."""
     reach, size = 2 * epsilon / 255, 2 / 255
     x = (x0 + torch.empty_like(x0).uniform_(-reach, reach)).clamp(-1, 1)
     for _ in range(steps):
@@ -73,25 +73,31 @@ def mist_v1(loss: MistV1, x0: Tensor, epsilon: float, steps: int, on_step: Calla
 @contextmanager
 def as_published(surrogate: DiffusersSurrogate) -> Iterator[None]:
     """The modules as the published program has them: explicit attention, weights of the UNet that want gradients,
-    checkpointed blocks, contiguous memory. As before afterwards."""
+    checkpointed blocks, contiguous memory. Within `Surrogate.run`, and afterwards as that has them."""
     from diffusers.models.attention_processor import AttnProcessor
 
-    modules: list[Any] = [surrogate.vae, surrogate.unet]
+    unet = _unet(surrogate)
+    modules: list[Any] = [surrogate.vae, unet]
     before = [module.attn_processors for module in modules]
     try:
         for module in modules:
             module.set_attn_processor(AttnProcessor())
             module.to(memory_format=torch.contiguous_format)
-        surrogate.unet.requires_grad_(True)
-        with recomputed([surrogate.unet]):
+        unet.requires_grad_(True)
+        with recomputed([unet]):
             yield
     finally:
-        surrogate.unet.requires_grad_(False)
-        for parameter in surrogate.unet.parameters():
+        unet.requires_grad_(False)
+        for parameter in unet.parameters():
             parameter.grad = None
         for module, processors in zip(modules, before, strict=True):
             module.set_attn_processor(processors)
             module.to(memory_format=torch.channels_last)
+
+
+def _unet(surrogate: DiffusersSurrogate) -> Any:
+    assert surrogate.unet is not None
+    return surrogate.unet
 
 
 def _random_crop(x: Tensor, size: torch.Size) -> Tensor:

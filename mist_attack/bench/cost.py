@@ -61,13 +61,14 @@ def bare_step(ready: DiffusersSurrogate, side: int, *, exact: bool) -> Callable[
     """The modules alone, forward and backward; sds has no backward of the UNet."""
     x = (torch.rand(1, 3, side, side, device=ready.device) * 2 - 1).requires_grad_()
     prompt, t = ready.conditioning("a painting"), torch.tensor([500], device=ready.device)
-    assert ready.unet is not None
+    vae, unet = ready.vae, ready.unet
+    assert unet is not None
 
     def step() -> None:
-        latents = ready.vae.encode(x).latent_dist.mean
-        z = latents.detach().to(ready.unet.dtype).requires_grad_(exact)
+        latents = vae.encode(x).latent_dist.mean
+        z = latents.detach().to(unet.dtype).requires_grad_(exact)
         with torch.set_grad_enabled(exact):
-            predicted = ready.unet(z, t, prompt).sample
+            predicted = unet(z, t, prompt).sample
         gradient = torch.autograd.grad(predicted, z, torch.ones_like(predicted))[0] if exact else predicted
         torch.autograd.grad(latents, x, gradient.to(latents.dtype))
 

@@ -16,8 +16,8 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class Clock:
-    """Seconds of the processor on a CPU, which other processes disturb less than the clock on the wall; the device's own
-    on a GPU, by its events."""
+    """Seconds of the processor on a CPU, which other processes disturb less than the clock on the wall; on a GPU the
+    device's own, by its events."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

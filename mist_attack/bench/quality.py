@@ -1,4 +1,4 @@
-"""How few of our steps reach what Mist v1's hundred reach: same budget, demo model, both judged by the same fresh noise."""
+"""How few of our steps reach what Mist v1's hundred reach: same budget, same model, judged by the same fresh noise."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ..hosts.diffusers import DiffusersSurrogate
 from ..loss import PictureLoss
 from ..protect import objectives_for, protect, to_levels
 from ..settings import Settings, resolve
+from ..surrogate import Objective, Surrogate
 from ..targets import pattern
 from ..views import plan
 from .baseline import MistV1, mist_v1
@@ -46,14 +47,14 @@ def _square(image: Image.Image, side: int) -> Tensor:
 class Judge:
     """The figures of a picture through a model, by draws that are the same for every picture."""
 
-    def __init__(self, model: DiffusersSurrogate, objective: str, side: int = SIDE) -> None:
+    def __init__(self, model: DiffusersSurrogate, objective: Objective, side: int = SIDE) -> None:
         self.model, self.settings, self.side = model, Settings(objective=objective, working_size=side), side
 
     def figures(self, picture: Tensor) -> dict[str, float]:
         """target_distance, and denoising_loss where the objective has one: means over JUDGES."""
         return self.model.run(lambda ready: self._figures(ready, picture), 1, self.side, self.side)
 
-    def _figures(self, ready: DiffusersSurrogate, picture: Tensor) -> dict[str, float]:
+    def _figures(self, ready: Surrogate, picture: Tensor) -> dict[str, float]:
         views = plan(self.side, self.side, "whole", self.side, ready.spatial_multiple(self.settings.objective))
         conditioning = ready.conditioning(self.settings.prompt)
         objectives, _ = objectives_for(ready, self.settings, views, self.side, self.side, None, conditioning)
@@ -62,19 +63,17 @@ class Judge:
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
-def published(model: DiffusersSurrogate, picture: Tensor, objective: str) -> Tensor:
+def published(model: DiffusersSurrogate, picture: Tensor, objective: Objective) -> Tensor:
     """Mist v1's hundred steps at 16 levels, rounded to the 8-bit grid."""
+    height, width = picture.shape[2:]
 
-    def job(ready: DiffusersSurrogate) -> Tensor:
+    def job(ready: Surrogate) -> Tensor:
         torch.manual_seed(23)
-        height, width = picture.shape[2:]
-        loss = MistV1(
-            ready, pattern("lattice", height, width) * 2 - 1, lambda: ready.conditioning("a painting"), objective
-        )
+        target, prompt = pattern("lattice", height, width) * 2 - 1, ready.conditioning("a painting")
+        loss = MistV1(model, target, lambda: prompt, objective)
         return mist_v1(loss, picture * 2 - 1, epsilon=16, steps=MIST_STEPS)
 
-    reached = model.run(job, 1, *picture.shape[2:])
-    return to_levels(reached / 2 + 0.5) / 255
+    return to_levels(model.run(job, 1, height, width) / 2 + 0.5) / 255
 
 
 def ratios(
@@ -92,7 +91,7 @@ def as_strong(found: Mapping[str, float]) -> bool:
 
 
 def steps_to_match(
-    model: DiffusersSurrogate, images: Sequence[Tensor], preset: str, objective: str
+    model: DiffusersSurrogate, images: Sequence[Tensor], preset: str, objective: Objective
 ) -> tuple[int | None, dict[int, dict[str, float]]]:
     """The first number of LADDER with which `preset` is as strong as Mist v1's hundred steps, and what was found."""
     judge = Judge(model, objective)
