@@ -87,6 +87,7 @@ def test_what_means_nothing_is_said(words, capsys):
 def test_links_in_circles_and_broken_ones(capsys):
     draw("in/x/a.png")
     Path("in/x/up").symlink_to(Path("in").absolute())
+    Path("in/x/further-up").symlink_to(Path().absolute())
     Path("in/x/self").symlink_to("self")
     Path("in/x/gone.png").symlink_to("nowhere.png")
     draw("elsewhere/b.png")
@@ -134,6 +135,16 @@ def test_two_results_of_one_name_in_a_folder_are_a_row_and_the_rest_goes_on(caps
     assert protect("in") == 2
     assert files("out") == ["A.png", "b.png"]
     assert "would both become" in capsys.readouterr().err
+
+
+def test_two_pictures_of_one_stem_are_two_rows_and_the_first_is_done_once(computed):
+    draw("in/a.jpg"), draw("in/a.png", seed=1)
+    for _ in range(2):
+        assert protect(Path("in").absolute()) == 2
+    assert computed == ["a.jpg"] and files("out") == ["a.png"]
+    lines = Path("out/mist-manifest.jsonl").read_text().splitlines()
+    found = {Path(row["input"]).name: (row["output"], row["status"]) for row in map(json.loads, lines)}
+    assert found == {"a.jpg": ("a.png", "protected"), "a.png": (None, "failed")}
 
 
 def test_a_mask_and_a_prompt_beside_the_picture_are_its_own():
@@ -265,8 +276,9 @@ def test_a_folder_of_results_that_is_removed_while_the_run_goes_on(monkeypatch, 
         return real(task, model, on_step)
 
     monkeypatch.setattr(worker, "protected", removes)
-    assert protect("in") == 2
+    assert protect("in", "--report", "report.json") == 2
     assert [row["status"] for row in rows().values()] == ["failed", "failed", "protected"]
+    assert [row["status"] for row in json.loads(Path("report.json").read_text())] == ["failed", "failed", "protected"]
     assert "was removed" in capsys.readouterr().err
     assert protect("in") == 0
 
