@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import types
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 
 from mist_attack.errors import CheckpointError, SettingsError
 from mist_attack.gallery import worker
-from mist_attack.gallery.ledger import MANIFEST
+from mist_attack.gallery.ledger import MANIFEST, Ledger
 from mist_attack.gallery.selection import select
 from mist_attack.hosts import diffusers
 from mist_attack.images import read_bytes
@@ -262,6 +263,36 @@ def test_fail_fast_stops_and_retries_are_for_machines_only(monkeypatch, computed
     monkeypatch.setattr(worker, "protect", shaky)
     assert protect("in/1.png", "--retries", 1) == 1
     assert protect("in/1.png", "--retries", 1) == 0
+
+
+@pytest.fixture
+def handlers():
+    """Signals mean afterwards what they meant before."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+@pytest.mark.parametrize("first", ["SIGINT", "SIGTERM"])
+def test_a_second_signal_does_not_cut_winding_up_short(monkeypatch, handlers, capsys, first):
+    """A container's init and its script both tell the command."""
+
+    def told_to_end(*_):
+        os.kill(os.getpid(), getattr(signal, first))
+        raise AssertionError("the signal was not heeded")
+
+    def told_again(self, name):
+        os.kill(os.getpid(), signal.SIGTERM)
+        leave(self, name)
+
+    leave = Ledger.leave
+    monkeypatch.setattr(worker, "protected", told_to_end)
+    monkeypatch.setattr(Ledger, "leave", told_again)
+    draw("in/a.png")
+    assert protect("in") == 130 and "interrupted" in capsys.readouterr().err
+    assert not list(Path("out/.mist/begun").iterdir())
 
 
 def test_a_folder_of_results_that_is_removed_while_the_run_goes_on(monkeypatch, capsys):
