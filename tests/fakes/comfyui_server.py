@@ -74,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class FakeComfy(ThreadingHTTPServer):
-    """`url`, what was `received`, and faults: fails, refuses, never_ends, hiccups, shift (levels), kinds, redirects_to."""
+    """`url`, what was `received`; faults: fails, refuses, never_ends, hiccups, shift, kinds, redirects_to."""
 
     daemon_threads = True
 
