@@ -78,7 +78,12 @@ def _results() -> list[Any]:
     with gr.Column(variant="panel", elem_id="mist_results_panel"):
         with gr.Group(elem_id="mist_gallery_container"):
             gallery = gradio_versions.gallery(
-                label="Protected, and what changed", show_label=False, elem_id="mist_gallery", columns=2, height=420
+                label="Protected, and what changed",
+                show_label=False,
+                elem_id="mist_gallery",
+                columns=2,
+                height=420,
+                object_fit="contain",
             )
         with gr.Row(elem_classes="image-buttons"):
             for name in ("img2img", "inpaint", "extras"):
@@ -113,6 +118,7 @@ def _protect_picture(
         picture = _without_opaque_alpha(picture)
         settings = options.settings_from(controls.values_from(values))
         both = _combined(mask, drawn, mode, picture.size)
+        shared.state.job_count = 1
         outcome = protect_picture(picture, settings, mask=both, target=target, output_size=int(size))
         return _shown(outcome, picture, save)
     except MistError as error:

@@ -72,7 +72,7 @@ def running(host: Host, data: Path, checkpoint: str = "sd1", *flags: str):
     """A web UI that answers on our routes, the last to appear; stopped afterwards."""
     port = free_port()
     file = data / "models" / "Stable-diffusion" / f"{checkpoint}.safetensors"
-    own = ("--data-dir", data, "--port", port, "--ckpt", file)
+    own = ("--data-dir", data, "--port", port, "--ckpt", file, "--gradio-allowed-path", host.folder)
     url = f"http://127.0.0.1:{port}"
     command = [host.python, host.folder / "launch.py", *own, *FLAGS.split(), *flags]
     with Server(command, data, f"{url}/mist/v1/info", data / f"log-{port}.txt", **OFFLINE):

@@ -1,0 +1,131 @@
+"""The page as a user meets it, in headless Chromium."""
+
+import numpy as np
+import pytest
+from browser import page  # noqa: F401  # a fixture
+from PIL import Image
+
+from .server import levels, painting
+
+READY = "typeof gradioApp == 'function' && typeof opts == 'object' && Object.keys(opts).length > 0"
+OURS = "[...document.querySelectorAll('#tabs > .tab-nav button')].find(b => b.textContent.trim() == 'Mist')"
+LOADED = "document.querySelector('#mist_picture img, #mist_picture canvas') != null"
+NOT_OURS = ("cdnjs.cloudflare.com", "webui-assets")  # no network here; fonts come with another repository
+
+
+@pytest.fixture
+def tab(page, webui):  # noqa: F811
+    webui.post("/sdapi/v1/options", {"mist_steps": 60, "mist_strength": 8})
+    page.open(webui.url)
+    page.wait_for(f"{READY} && !!document.querySelector('#mist_protect')")
+    page.evaluate(f"{OURS}.click()")
+    page.wait_for("document.querySelector('#mist_protect').offsetParent != null")
+    return page
+
+
+@pytest.fixture
+def saved(webui):
+    """Files the tab has saved since."""
+    folder = webui.data / "outputs" / "mist-images"
+    before = set(folder.glob("*"))
+    return lambda: sorted(set(folder.glob("*")) - before)
+
+
+def upload(page, path, picture):  # noqa: F811
+    Image.fromarray(picture).save(path)
+    page.choose_files("#mist_picture input[type=file]", path)
+    page.wait_for(LOADED)
+
+
+def set_number(page, name, value):  # noqa: F811
+    """As a user does, in the field beside a slider."""
+    field = f"document.querySelector('#mist_tab_{name} input[type=number]')"
+    page.evaluate(f"{field}.value = {value}; updateInput({field}); {field}.dispatchEvent(new Event('change'))")
+
+
+def console(page):  # noqa: F811
+    return [entry for entry in page.console if not any(word in entry for word in NOT_OURS)]
+
+
+def test_a_picture_is_protected_watched_saved_and_sent_on(tab, saved, tmp_path):
+    picture = painting(192, 256)
+    upload(tab, tmp_path / "picture.png", picture)
+    tab.click("#mist_protect")
+    tab.wait_for("/Mist \\d+%/.test((document.querySelector('.progressDiv') || {}).textContent)")
+    tab.wait_for("document.querySelector('#mist_gallery .livePreview img') != null")
+    tab.wait_for("document.querySelector('#mist_report').textContent.includes('PSNR')", 300)
+    assert tab.evaluate("document.querySelectorAll('#mist_gallery img').length") >= 2
+    (path,) = saved()
+    shift = np.abs(levels(Image.open(path)) - picture)
+    assert 0 < shift.max() <= 8 and "Mist strength: 8" in Image.open(path).info["parameters"]
+    tab.wait_for("document.querySelector('.progressDiv') == null")
+    tab.click("#mist_send_to_img2img")
+    sent = tab.wait_for("(document.querySelector('#img2img_image img') || {}).src")
+    assert sent and tab.evaluate("document.querySelector('#img2img_image').offsetParent != null")
+    assert tab.evaluate("document.querySelector('#img2img_prompt textarea').value") == ""
+    assert console(tab) == []
+
+
+def test_only_what_is_painted_changes(tab, saved, tmp_path):
+    picture = painting(192, 256)
+    upload(tab, tmp_path / "picture.png", picture)
+    set_number(tab, "steps", 3)
+    box = tab.evaluate(
+        "(r => [r.left, r.top, r.width, r.height])(document.querySelector('#mist_picture canvas').getBoundingClientRect())"
+    )
+    left, top, width, height = box
+    tab.drag((left + width * 0.25, top + height * 0.5), (left + width * 0.5, top + height * 0.5))
+    tab.click("#mist_protect")
+    tab.wait_for("document.querySelector('#mist_report').textContent.includes('PSNR')", 120)
+    (path,) = saved()
+    shift = np.abs(levels(Image.open(path)) - picture).max(axis=2)
+    rows, columns = np.nonzero(shift)
+    assert len(rows) and rows.min() > 48 and rows.max() < 144 and columns.min() > 16 and columns.max() < 192
+    assert console(tab) == []
+
+
+def test_an_interrupt_shows_what_was_reached_and_saves_nothing(tab, saved, tmp_path):
+    upload(tab, tmp_path / "picture.png", painting(192, 256))
+    set_number(tab, "steps", 500)
+    tab.click("#mist_protect")
+    tab.wait_for("/Mist \\d+%/.test((document.querySelector('.progressDiv') || {}).textContent)")
+    tab.click("#mist_interrupt")
+    tab.wait_for("document.querySelector('#mist_report').textContent.includes('Interrupted after')", 120)
+    assert saved() == []
+
+
+def test_without_a_picture_the_page_says_so(tab):
+    tab.click("#mist_protect")
+    tab.wait_for("document.querySelector('#mist_log').textContent.includes('Choose a picture first')")
+
+
+def test_a_preset_sets_the_controls(tab):
+    field = "document.querySelector('#mist_tab_strength input[type=number]').value"
+    assert tab.evaluate(field) == "8"  # from the settings page
+    tab.evaluate("document.querySelector('#mist_tab_preset input').focus()")
+    tab.wait_for("document.querySelectorAll('#mist_tab_preset ul li').length > 0")
+    tab.evaluate(
+        "[...document.querySelectorAll('#mist_tab_preset ul li')].find(l => l.textContent.trim().endsWith('mist'))"
+        ".dispatchEvent(new MouseEvent('mousedown', {bubbles: true}))"
+    )
+    tab.wait_for(f"{field} == '16'")
+
+
+def test_a_directory_is_protected_with_a_row_for_each_file(tab, tmp_path):
+    folder = tmp_path / "gallery"
+    folder.mkdir()
+    for number in range(2):
+        Image.fromarray(painting(seed=number)).save(folder / f"p{number}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    set_number(tab, "steps", 3)
+    tab.evaluate("[...document.querySelectorAll('#mist_sources button')][1].click()")
+    for name, value in (("in", folder), ("out", folder / "out")):
+        field = f"document.querySelector('#mist_folder_{name} textarea')"
+        tab.evaluate(f"{field}.value = {str(value)!r}; updateInput({field})")
+    tab.click("#mist_protect_folder")
+    tab.wait_for("document.querySelector('#mist_report').textContent.includes('2 of 3 protected')", 120)
+    assert "broken.png" in tab.evaluate("document.querySelector('#mist_report').textContent")
+    for number in range(2):
+        made = Image.open(folder / "out" / f"p{number}.png")
+        assert 0 < np.abs(levels(made) - painting(seed=number)).max() <= 8 and "Mist" in made.info["parameters"]
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["p0.png", "p1.png"]
