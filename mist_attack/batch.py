@@ -1,159 +1,165 @@
-"""Files in, protected files out: one picture after the other, and a row for each."""
+"""Files in, protected files out, by whatever engine: skip what is done, try again, record a row for each."""
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+import random
+from collections import deque
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-from tqdm import tqdm
-
-from . import __version__
-from .errors import CheckpointError, MistError, SettingsError
-from .images import PICTURE_SUFFIXES, Picture, read_mask, read_picture
-from .pgd import OnStep, Progress
-from .protect import protect
-from .report import Report
-from .saving import write_picture, write_text
-from .settings import Settings
-from .surrogate import Surrogate
-
-KEPT_SUFFIXES = {".png", ".tif", ".tiff", ".webp"}  # lossless as we write them; all else becomes .png
-READ_LOSS_EVERY = 0.5  # seconds: reading a number waits for the device
-
-Say = Callable[[str], None]
-Prepare = Callable[[Picture, Settings], tuple[Picture, Settings]]
+from .errors import CheckpointError, MistError, OutputError
+from .gallery import ledger as ledgers
+from .gallery.journal import Journal, Say
+from .gallery.ledger import MAX_DEATHS, Ledger, NoLedger, Row, sha256
+from .gallery.order import Order, Policy, name_of, task_for
+from .gallery.worker import Engine, Outcome, Result
+from .gallery.works import Work
 
 
-@dataclass(frozen=True)
-class Work:
-    source: Path
-    output: Path
+def run(
+    order: Order,
+    engine: Engine,
+    policy: Policy = Policy(),  # noqa: B008  # frozen
+    *,
+    report: Path | None = None,
+    say: Say,
+    complain: Say,
+) -> list[str]:
+    """Protect everything; the status of each picture. A picture that fails is recorded and the others go on.
 
-
-@dataclass(frozen=True)
-class Order:
-    """All that one command asks for."""
-
-    works: list[Work]
-    settings: Settings
-    mask: Path | None = None
-    target: Tensor | None = None
-    lossy_quality: int | None = None
-    prepare: Prepare = lambda picture, settings: (picture, settings)
-    """What is done to a picture, and to its settings, before it is protected."""
-
-
-@dataclass
-class Row:
-    """What became of one picture."""
-
-    input: str
-    output: str
-    status: str = "failed"
-    error: str | None = None
-    report: dict[str, Any] | None = None
-    notices: list[str] = field(default_factory=list)
-
-
-def pictures_in(inputs: Iterable[Path]) -> Iterator[Path]:
-    """Files as they are named, and the pictures directly inside folders, by name."""
-    for path in inputs:
-        if path.is_dir():
-            found = sorted(inside for inside in path.iterdir() if inside.suffix.lower() in PICTURE_SUFFIXES)
-            yield from (inside for inside in found if not inside.name.startswith("."))
-        else:
-            yield path
-
-
-def works_for(sources: Iterable[Path], folder: Path, suffix: str | None = None) -> list[Work]:
-    """Same names in `folder`, with a suffix that is lossless unless another is asked for. Raises SettingsError where
-    two results would have one name, or one would replace an input."""
-    sources = list(sources)
-    works = [Work(source, folder / (source.stem + (suffix or _lossless(source)))) for source in sources]
-    taken: dict[str, Path] = {}
-    for work in works:
-        other = taken.setdefault(work.output.name.casefold(), work.source)
-        if other is not work.source:
-            raise SettingsError(f"{other} and {work.source} would both become {work.output}. Run them apart.")
-        if any(work.output.resolve() == source.resolve() for source in sources):
-            raise SettingsError(f"{work.output} is an input, and inputs are never overwritten. Choose another --out.")
-    return works
-
-
-def _lossless(source: Path) -> str:
-    return source.suffix if source.suffix.lower() in KEPT_SUFFIXES else ".png"
-
-
-def run(order: Order, surrogate: Surrogate, *, report: Path | None, bars: bool, say: Say, complain: Say) -> list[Row]:
-    """Protect everything; a picture that fails is recorded and the others go on.
-
-    The JSON report is rewritten after each picture, so that an interruption keeps it. CheckpointError, OutputError
-    for the report itself, and KeyboardInterrupt pass through.
+    An interruption keeps what is finished, with its rows. CheckpointError, and OutputError for the report itself or
+    while another run is at work in the same place, pass through.
     """
-    rows: list[Row] = []
-    for work in order.works:
-        rows.append(_attempt(order, work, surrogate, bars))
-        if report is not None:
-            write_text(report, json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False))
-        _tell(rows[-1], say, complain)
-    return rows
+    with _ledger(order) as ledger, closing(engine):
+        return _Run(order, engine, policy, ledger, report, say, complain).go()
 
 
-def _attempt(order: Order, work: Work, surrogate: Surrogate, bars: bool) -> Row:
-    row = Row(str(work.source), str(work.output))
-    try:
-        with tqdm(total=order.settings.steps, desc=work.source.name, leave=False, disable=not bars) as bar:
-            report = _protect_file(order, work, surrogate, row, _on_step(bar))
-    except CheckpointError:
-        raise
-    except MistError as error:
-        row.error = str(error)
-    except (RuntimeError, MemoryError, OSError, ValueError) as error:  # out of memory, a driver, a disk
-        row.error = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no further word'}"
-    else:
-        row.status, row.report = "protected", report.as_dict()
-    return row
+def _ledger(order: Order) -> AbstractContextManager[Ledger]:
+    return ledgers.opened(order.storage, order.part) if order.remembers else nullcontext(NoLedger(order.storage))
 
 
-def _protect_file(order: Order, work: Work, surrogate: Surrogate, row: Row, on_step: OnStep) -> Report:
-    picture = read_picture(work.source)
-    row.notices += picture.notices
-    picture, settings = order.prepare(picture, order.settings)
-    mask = None
-    if order.mask is not None:
-        mask, notices = read_mask(order.mask, *picture.images.shape[2:])
-        row.notices += notices
-    result = protect(picture.images, surrogate, settings, mask=mask, target=order.target, on_step=on_step)
-    made = {"Mist": json.dumps({"version": __version__, **settings.as_dict()})}
-    row.notices += write_picture(work.output, result.images, picture, lossy_quality=order.lossy_quality, text=made)
-    if settings.epsilon == 0:
-        row.notices.append("strength 0 changes nothing: the pixels are the original's")
-    return result.reports[0]
+class _Run:
+    def __init__(
+        self, order: Order, engine: Engine, policy: Policy, ledger: Ledger, report: Path | None, say: Say, complain: Say
+    ) -> None:
+        self.order, self.engine, self.policy, self.ledger = order, engine, policy, ledger
+        self.journal = Journal(report, len(order.works), say, complain)
+        self.queue = deque(self._ordered())
+        self.flying: dict[str, tuple[Work, dict[str, Any]]] = {}
+        self.tries: dict[str, int] = {}
+        self.begun = 0
+        self.stopped = False
 
+    def go(self) -> list[str]:
+        try:
+            while self._fill():
+                if outcome := self.engine.wait():
+                    self._settle(outcome)
+        finally:
+            self._wind_up()
+        return self.journal.statuses
 
-def _on_step(bar: Any) -> OnStep:
-    due = 0.0
+    def _ordered(self) -> list[Work]:
+        """Pictures at which a worker died come last, so that they hold nothing up."""
+        works = list(self.order.works)
+        if self.policy.shuffle:
+            random.Random(self.order.settings.seed).shuffle(works)
+        return sorted(works, key=lambda work: self.ledger.deaths(name_of(self.order, work)))
 
-    def on_step(progress: Progress) -> None:
-        nonlocal due
-        bar.update(1)
-        if not bar.disable and time.monotonic() >= due:
-            bar.set_postfix_str(f"loss {float(progress.loss):.4g}")
-            due = time.monotonic() + READ_LOSS_EVERY
+    def _fill(self) -> bool:
+        """Give the engine what it has room for; is anything left to wait for?"""
+        while self.queue and self.engine.has_room and not self.stopped:
+            self._start(self.queue.popleft())
+        return bool(self.flying) or (bool(self.queue) and not self.stopped)
 
-    return on_step
+    def _start(self, work: Work) -> None:
+        name, facts = name_of(self.order, work), {}
+        try:
+            task, facts = task_for(self.order, work)
+            if not self.policy.force:
+                if line := self.ledger.done(name, facts["key"]):
+                    return self._skip(work, line)
+                if self.ledger.deaths(name) >= MAX_DEATHS:
+                    return self._give_up(work, facts)
+            if self.begun == self.policy.limit:
+                self.queue.clear()
+                return None
+            self.order.storage.require_room(len(task.data))
+            self.ledger.begin(name, counted=self.engine.dies_with_its_worker)
+        except MistError as error:
+            return self._fail(work, facts, str(error))
+        self.begun += name not in self.tries
+        self.tries[name] = self.tries.get(name, 0) + 1
+        self.flying[name] = work, facts
+        self.engine.submit(task)
 
+    def _settle(self, outcome: Outcome) -> None:
+        name = outcome.task.name
+        work, facts = self.flying.pop(name)
+        if outcome.result is not None:
+            self._keep(work, facts, outcome.result)
+        elif outcome.died:
+            if self.ledger.died(name) < MAX_DEATHS:
+                self.queue.append(work)
+            else:
+                self._give_up(work, facts, outcome.error)
+        elif outcome.elsewhere:
+            self.ledger.leave(name)
+            self.queue.appendleft(work)
+        elif outcome.again and self.tries[name] <= self.policy.retries:
+            self.ledger.leave(name)
+            self.queue.append(work)
+        else:
+            self._fail(work, facts, outcome.error or "failed")
+            if outcome.fatal:
+                raise CheckpointError(outcome.error)
 
-def _tell(row: Row, say: Say, complain: Say) -> None:
-    if row.report is None:
-        complain(f"{row.input}: {row.error}")
-        return
-    say(f"{Path(row.input).name}: {Report(**row.report).summary()}")
-    for notice in row.notices:
-        say(f"  note: {notice}")
-    say(f"  -> {row.output}")
+    def _keep(self, work: Work, facts: dict[str, Any], result: Result) -> None:
+        name = name_of(self.order, work)
+        try:
+            self.order.storage.write(name, result.data)
+        except OutputError as error:
+            return self._fail(work, facts, str(error))
+        facts = {**facts, "output_sha256": sha256(result.data), **result.environment}
+        self._finish(Row(*self._names(work), "protected", None, result.report, result.notices, facts), name)
+
+    def _fail(self, work: Work, facts: dict[str, Any], error: str) -> None:
+        self._finish(Row(*self._names(work), error=error, facts=facts), name_of(self.order, work))
+        self.stopped = self.policy.fail_fast
+
+    def _give_up(self, work: Work, facts: dict[str, Any], error: str | None = None) -> None:
+        why = f" ({error})" if error else ""
+        message = f"{work.source}: its worker died {MAX_DEATHS} times{why}. It is left out; --force tries it again."
+        self._fail(work, {**facts, "deaths": MAX_DEATHS}, message)
+
+    def _skip(self, work: Work, line: dict[str, Any]) -> None:
+        if line["status"] == "failed":
+            self.journal.add(Row(*self._names(work), "failed", line["error"]))
+            return
+        report = {**line["report"], "settings": line["settings"]}
+        self.journal.add(Row(*self._names(work), "skipped", None, report, line["notices"]))
+
+    def _finish(self, row: Row, name: str) -> None:
+        try:
+            self.ledger.finish(name, row)
+        except OutputError as error:  # the picture is there, but the next run will not know
+            row = replace(row, status="failed", error=str(error), report=None)
+        self.journal.add(row)
+
+    def _names(self, work: Work) -> tuple[str, str]:
+        return str(work.source), self.order.storage.shown(name_of(self.order, work))
+
+    def _wind_up(self) -> None:
+        """On every exit: nothing in the air counts as done or as dead, and the manifest is whole."""
+        try:
+            for name in self.flying:
+                self.ledger.leave(name)
+            for name, source in self.ledger.lost():
+                error = "its result was removed while the run went on; run it again"
+                self._finish(Row(source, self.order.storage.shown(name), error=error), name)
+            self.ledger.merge()
+        except OutputError as error:
+            self.journal.failed(str(error))
+        self.journal.close()

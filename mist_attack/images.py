@@ -46,6 +46,9 @@ PICTURE_SUFFIXES = frozenset(
 MAX_PIXELS = 4 * 4096 * 4096
 """Width times height; more is refused before decoding."""
 
+MAX_BYTES = 2**31
+"""Of a file; no picture of MAX_PIXELS needs more."""
+
 # Only these decoders ever see a file: no PostScript, no WMF. JPEG stands for MPO too.
 _DECODERS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
 _GREY16 = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
@@ -73,11 +76,25 @@ class Picture:
     """What was converted or dropped, for the user to read."""
 
 
-def read_picture(path: PathLike) -> Picture:
-    """The picture in a file, by the table above. Raises PictureError."""
+def read_bytes(path: PathLike) -> bytes:
+    """What is in a picture's file, not decoded yet. Raises PictureError."""
+    path = Path(path)
+    with _file(path) as file:
+        if os.fstat(file.fileno()).st_size > MAX_BYTES:
+            raise PictureError(f"{path}: expected at most {MAX_BYTES} bytes, found more; reduce it first")
+        try:
+            return file.read()
+        except OSError as error:
+            raise PictureError(f"{path}: cannot be read ({error}); check the disk it is on") from error
+
+
+def read_picture(path: PathLike, data: bytes | None = None) -> Picture:
+    """The picture in a file, by the table above. Raises PictureError.
+
+    data: the file's bytes where they were read before; `path` is then only its name."""
     path = Path(path)
     notices: list[str] = []
-    with _opened(path) as image:
+    with _opened(path, data) as image:
         _check(path, image, notices)
         _check_depth(path, image, notices)
         with _decoding(path):
@@ -90,12 +107,13 @@ def read_picture(path: PathLike) -> Picture:
     return Picture(path, from_u8(pixels[..., :3]), alpha, kept, tuple(notices))
 
 
-def read_mask(path: PathLike, height: int, width: int) -> tuple[Tensor, tuple[str, ...]]:
+def read_mask(path: PathLike, height: int, width: int, data: bytes | None = None) -> tuple[Tensor, tuple[str, ...]]:
     """A mask file -> (1, 1, height, width) float32 in [0, 1], white = 1 = may change; and notices.
 
     Grey values are kept as they are: a soft mask is a softer budget. The mask is luminance times alpha, so what is
-    transparent may not change. Another size is stretched to the picture's. Raises PictureError."""
-    picture = read_picture(path)
+    transparent may not change. Another size is stretched to the picture's. data: as in `read_picture`. Raises
+    PictureError."""
+    picture = read_picture(path, data)
     luminance = Image.fromarray(to_u8(picture.images)).convert("L")
     mask = torch.from_numpy(np.array(luminance))[None, None].float() / 255
     if picture.alpha is not None:
@@ -131,8 +149,8 @@ def from_u8(levels: np.ndarray) -> Tensor:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    with _file(path) as file:
+def _opened(path: Path, data: bytes | None) -> Iterator[Image.Image]:
+    with _file(path) if data is None else io.BytesIO(data) as file:
         Image.init()
         with _decoding(path):
             image = Image.open(file, formats=[name for name in _DECODERS if name in Image.OPEN])

@@ -12,8 +12,8 @@ from typing import Any
 from PIL import Image
 
 ORIENTATION, XMP = 274, 700
-XMP_TEXT = {"XML:com.adobe.xmp", "Raw profile type exif"}  # PNG text chunks that are carried as what they are
 _DATA_MINING = "http://ns.useplus.org/ldf/vocab/DMI-"
+XMP_TEXT = {"XML:com.adobe.xmp", "Raw profile type exif"}  # PNG text chunks that are carried as what they are
 # How the *source* stores its pixels, its profile and XMP (written anew), and Photoshop's previews and layers.
 _NOT_CARRIED = frozenset(
     {*range(254, 260), 262, 266, 273, *range(277, 280), 284, 317, 320, *range(322, 326), 330, 338, 339, 347}

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from .batch import Order, Work, pictures_in, works_for
 from .errors import SettingsError
+from .gallery.order import Order
+from .gallery.selection import Source, pictures_in
+from .gallery.works import Work, works_for
 from .images import Picture, from_u8, to_u8
 from .settings import Settings, resolve
 
@@ -50,7 +52,7 @@ def order_for(options: argparse.Namespace) -> Order:
         works=_works(chosen, settings.steps),
         settings=settings,
         mask=Path(chosen["mask_path"]) if masked else None,
-        prepare=lambda picture, request: _prepared(picture, request, chosen),
+        prepare=Resized(chosen["input_size"], chosen["block_num"], chosen["non_resize"]),
     )
 
 
@@ -87,23 +89,30 @@ def _works(chosen: dict[str, Any], steps: int) -> list[Work]:
     folder = Path(chosen["input_dir_path"])
     if not folder.is_dir():
         raise SettingsError(f"--input_dir_path: {folder} is not a folder. For one picture use --input_image_path.")
-    return works_for(pictures_in([folder]), Path("outputs/dirs") / f"{chosen['output_dir']}_{tail}")
+    sources = [Source(path, named=True) for path in pictures_in(folder)]
+    return works_for(sources, Path("outputs/dirs") / f"{chosen['output_dir']}_{tail}")
 
 
-def _prepared(picture: Picture, settings: Settings, chosen: dict[str, Any]) -> tuple[Picture, Settings]:
+@dataclass(frozen=True)
+class Resized:
     """Resized as Mist does; seen at once, or in tiles of a block's size."""
-    size, blocks = chosen["input_size"], chosen["block_num"]
-    height, width = picture.images.shape[2:]
-    if chosen["non_resize"]:
-        step, scale = 8 * blocks, size / min(height, width)
-        width, height = (max(step, int(side * scale) // step * step) for side in (width, height))
-    else:
-        width = height = size
-    if blocks > 1:
-        settings = replace(settings, view="tiles", working_size=max(64, size // blocks))
-    else:
-        settings = replace(settings, working_size=min(4096, math.ceil(math.sqrt(width * height))))
-    return resized(picture, width, height), settings
+
+    size: int
+    blocks: int
+    keeps_aspect: bool
+
+    def __call__(self, picture: Picture, settings: Settings) -> tuple[Picture, Settings]:
+        height, width = picture.images.shape[2:]
+        if self.keeps_aspect:
+            step, scale = 8 * self.blocks, self.size / min(height, width)
+            width, height = (max(step, int(side * scale) // step * step) for side in (width, height))
+        else:
+            width = height = self.size
+        if self.blocks > 1:
+            settings = replace(settings, view="tiles", working_size=max(64, self.size // self.blocks))
+        else:
+            settings = replace(settings, working_size=min(4096, math.ceil(math.sqrt(width * height))))
+        return resized(picture, width, height), settings
 
 
 def resized(picture: Picture, width: int, height: int) -> Picture:

@@ -53,18 +53,47 @@ def write_picture(
     same bytes. Raises OutputError, also for `picture`'s own file, and PictureError as `to_u8` does; the file at
     `path` is then untouched."""
     path = Path(path)
-    kind = _encoder(path, fmt, lossy_quality)
     if _is_same_file(path, picture.path):
         raise OutputError(f"{path}: is the source picture, which is never overwritten; choose another name")
+    data, lost = encode_picture(path, images, picture, fmt=fmt, lossy_quality=lossy_quality, text=text)
+    atomic_write(path, lambda file: file.write(data))
+    return lost
+
+
+def encode_picture(
+    path: PathLike,
+    images: Tensor,
+    picture: Picture,
+    *,
+    fmt: str | None = None,
+    lossy_quality: int | None = None,
+    text: dict[str, str] | None = None,
+) -> tuple[bytes, tuple[str, ...]]:
+    """The bytes that `write_picture` would write to `path`, and its notices. Raises as it does."""
+    path = Path(path)
+    kind = _encoder(path, fmt, lossy_quality)
     image = Image.fromarray(_with_alpha(path, to_u8(images), picture.alpha, kind))
     data = _encoded(path, image, kind, lambda: _save_options(kind, picture.metadata, lossy_quality, text))
-    atomic_write(path, lambda file: file.write(data))
-    return _lost(kind, picture.metadata, data)
+    return data, _lost(kind, picture.metadata, data)
 
 
 def write_text(path: PathLike, text: str) -> None:
     """Write a report as UTF-8, as `atomic_write` does. Names of files that are not text are escaped as in JSON."""
     atomic_write(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+
+
+TEMPORARY = ".tmp"
+
+
+def temporaries(path: Path) -> list[Path]:
+    """What killed processes have left of writing the file at `path`."""
+    start, tokens = f".{path.name[:50]}.", 12
+    try:
+        beside = list(path.parent.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    length = len(start) + tokens + len(TEMPORARY)
+    return [p for p in beside if p.name.startswith(start) and p.name.endswith(TEMPORARY) and len(p.name) == length]
 
 
 def atomic_write(path: PathLike, write: Callable[[BinaryIO], object]) -> None:
@@ -73,7 +102,7 @@ def atomic_write(path: PathLike, write: Callable[[BinaryIO], object]) -> None:
     Missing folders are made. Whatever is raised, an older file stays as it was and nothing is left beside it.
     Raises OutputError for what the system refuses."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(6)}.tmp")
+    temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(6)}{TEMPORARY}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

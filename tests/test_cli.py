@@ -12,7 +12,8 @@ from fakes.command import draw, files, levels_of, mist, toy_model  # noqa: F401
 from PIL import Image
 
 from mist_attack import batch
-from mist_attack.hosts import checkpoints, diffusers
+from mist_attack.gallery import worker
+from mist_attack.hosts import checkpoints
 
 DEMO = checkpoints.DEMO / "seed0"
 pytestmark = pytest.mark.usefixtures("toy_model")
@@ -119,7 +120,7 @@ def test_one_bad_file_is_told_and_the_others_go_on(name, capsys):
 @pytest.mark.parametrize("failure", [RuntimeError("CUDA out of memory"), MemoryError(), OSError(28, "No space left")])
 def test_a_failure_of_the_machine_in_one_picture_does_not_stop_the_next(failure, monkeypatch, capsys):
     draw("a.png"), draw("b.png")
-    real, calls = batch.protect, []
+    real, calls = worker.protect, []
 
     def fails_first(*arguments, **named):
         calls.append(1)
@@ -127,7 +128,7 @@ def test_a_failure_of_the_machine_in_one_picture_does_not_stop_the_next(failure,
             raise failure
         return real(*arguments, **named)
 
-    monkeypatch.setattr(batch, "protect", fails_first)
+    monkeypatch.setattr(worker, "protect", fails_first)
     assert mist("protect", "a.png", "b.png", "--out", "out", "--steps", 1) == 2
     assert files("out") == ["b.png"]
     assert type(failure).__name__ in capsys.readouterr().err
@@ -136,7 +137,7 @@ def test_a_failure_of_the_machine_in_one_picture_does_not_stop_the_next(failure,
 def test_ctrl_c_keeps_finished_files_and_no_half_written_one(monkeypatch, capsys):
     for name in ("a.png", "b.png", "c.png"):
         draw(name)
-    real, calls = batch.protect, []
+    real, calls = worker.protect, []
 
     def interrupted(*arguments, **named):
         calls.append(1)
@@ -144,7 +145,7 @@ def test_ctrl_c_keeps_finished_files_and_no_half_written_one(monkeypatch, capsys
             raise KeyboardInterrupt
         return real(*arguments, **named)
 
-    monkeypatch.setattr(batch, "protect", interrupted)
+    monkeypatch.setattr(worker, "protect", interrupted)
     assert mist("protect", "a.png", "b.png", "c.png", "--out", "out", "--steps", 1, "--report", "out/r.json") == 130
     assert files("out") == ["a.png", "r.json"]
     assert len(json.loads(Path("out/r.json").read_text("utf-8"))) == 1
@@ -197,8 +198,9 @@ def test_a_bad_request_is_refused_before_anything_runs(words, said, capsys):
     assert files() == before
 
 
-def test_a_missing_checkpoint_lists_what_is_accepted(monkeypatch, capsys):
+def test_a_missing_checkpoint_lists_what_is_accepted(monkeypatch, capsys, tmp_path):
     monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MIST_CHECKPOINT", raising=False)
     draw("a.png")
     assert mist("protect", "a.png", "--out", "out", "--checkpoint", "nowhere.safetensors") == 1
@@ -213,12 +215,22 @@ def test_jpeg_only_when_asked_and_with_a_warning(capsys):
     assert "lossy" in capsys.readouterr().err
 
 
-def test_a_dry_run_loads_and_writes_nothing(monkeypatch, capsys):
+def test_a_dry_run_writes_nothing_and_estimates(capsys):
     draw("a.png")
-    monkeypatch.setattr(diffusers, "load", lambda *_: pytest.fail("a model was loaded"))
     assert mist("protect", "a.png", "--out", "out", "--dry-run", "--report", "r.json") == 0
-    assert "out" in capsys.readouterr().out
-    assert files() == ["a.png"]
+    said = capsys.readouterr().out
+    assert "would protect a.png -> out" in said and "GiB" in said
+    assert [path.name for path in Path().iterdir()] == ["a.png"]
+
+
+def test_a_dry_run_needs_no_model(monkeypatch, capsys, tmp_path):
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MIST_CHECKPOINT", raising=False)
+    draw("a.png")
+    assert mist("protect", "a.png", "--out", "out", "--dry-run") == 0
+    said = capsys.readouterr()
+    assert "would protect" in said.out and "no estimate" in said.err
 
 
 def test_quiet_says_nothing_but_errors(capsys):
@@ -235,7 +247,11 @@ def test_names_that_are_not_text_or_have_spaces_and_quotes(capfd):
     for name in names:
         os.link(b"plain.png", name)
     assert mist("protect", *map(os.fsdecode, names), "--out", "out", "--steps", 1, "--report", "out/r.json") == 0
-    assert {os.fsencode(path.name) for path in Path("out").iterdir()} == {*names, b"r.json"}
+    assert {os.fsencode(path.name) for path in Path("out").iterdir() if path.is_file()} == {
+        *names,
+        b"r.json",
+        b"mist-manifest.jsonl",
+    }
     assert len(json.loads(Path("out/r.json").read_text("utf-8"))) == 3
 
 

@@ -12,10 +12,11 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mist_attack"
 ENGINE = sorted(path for path in PACKAGE.glob("*.py") if path.name not in ("cli.py", "__main__.py"))
 HOSTS = {"comfyui": {"comfy", "nodes", "folder_paths"}, "webui": {"modules"}, "forge": {"modules", "backend"}}
-HOSTS["detect"] = HOSTS["lending"] = set()  # shared by adapters
 HOSTS |= dict.fromkeys(("comfyui_layers", "comfyui_lent", "comfyui_checks"), HOSTS["comfyui"])
+HOSTS["detect"] = HOSTS["lending"] = set()  # shared by adapters
 HOSTS["diffusers"] = HOSTS["checkpoints"] = HOSTS["prompts"] = {"diffusers", "transformers"}  # one adapter, three files
-FACES = {"cli", "mist_flags", "batch"}
+FACES = {"cli", "flags", "own_flags", "mist_flags", "batch"}
+COMMAND = {"hosts", "gallery", "engines", *FACES}  # what only the command is made of
 
 
 def imports(path):
@@ -35,7 +36,21 @@ def test_the_engine_imports_no_host_and_no_face(path):
     for level, name in imports(path):
         first = name.split(".")[0]
         assert level or first not in foreign, f"{path.name} imports {name}"
-        assert not level or first not in {"hosts", *FACES}, f"{path.name} imports {name}"
+        assert not level or first not in COMMAND, f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "gallery").glob("*.py")), ids=lambda p: p.stem)
+def test_a_gallery_knows_no_host_no_engine_and_no_flag(path):
+    foreign = set().union(*HOSTS.values()) | {"ray"}
+    for level, name in imports(path):
+        first = name.split(".")[0]
+        assert level or first not in foreign, f"{path.name} imports {name}"
+        assert level != 2 or first not in COMMAND - {"gallery"}, f"{path.name} imports {name}"
+
+
+def test_a_file_fits_on_a_few_screens():
+    for path in set(PACKAGE.rglob("*.py")) - set(PACKAGE.glob("demo/*.py")):
+        assert len(path.read_text("utf-8").splitlines()) <= 300, path
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "hosts").glob("*.py")), ids=lambda p: p.stem)

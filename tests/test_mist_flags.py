@@ -9,6 +9,7 @@ from fakes.command import draw, files, levels_of, mist, toy_model  # noqa: F401
 from PIL import Image
 
 from mist_attack import batch, cli, mist_flags
+from mist_attack.images import read_picture
 
 pytestmark = pytest.mark.usefixtures("toy_model")
 
@@ -74,7 +75,7 @@ def test_non_resize_keeps_the_aspect_where_mists_page_crashed(size, blocks, expe
 def test_the_model_sees_the_resized_picture_at_once_and_blocks_as_tiles(monkeypatch):
     draw("a.png", (300, 200))
     order = order_of(monkeypatch, *["-img", "a.png", "--non_resize"])
-    picture = mist_flags.resized(batch.read_picture("a.png"), 300, 200)
+    picture = mist_flags.resized(read_picture("a.png"), 300, 200)
     prepared, settings = order.prepare(picture, order.settings)
     height, width = prepared.images.shape[2:]
     assert (height, width) == (512, 768) and settings.working_size**2 >= height * width

@@ -89,6 +89,8 @@ class DiffusersSurrogate:
         if self.unet is None:
             raise CheckpointError(f"{self.name} is an autoencoder alone: it takes no prompt.")
         if prompt not in self._conditionings:
+            if len(self._conditionings) >= 64:  # a gallery of prompts must not fill the memory
+                self._conditionings.clear()
             with torch.inference_mode(False), _as_checkpoint_errors(f"The text encoder of {self.name}"):
                 self._conditionings[prompt] = self._encode_prompt(prompt).to(self.device, self.unet.dtype)
         return self._conditionings[prompt]

@@ -44,7 +44,9 @@ def levels_of(path):
 
 
 def files(folder="."):
-    return sorted(str(path.relative_to(folder).as_posix()) for path in Path(folder).rglob("*") if path.is_file())
+    """All but what a run keeps for the next one."""
+    found = (path for path in Path(folder).rglob("*") if path.is_file() and ".mist" not in path.parts)
+    return sorted(path.relative_to(folder).as_posix() for path in found if path.name != "mist-manifest.jsonl")
 
 
 def mist(*words):

@@ -139,9 +139,9 @@ class History:
 class Graph(dict):
     """A prompt in the API's form. Nodes are joined by `node[number of the output]`."""
 
-    def add(self, kind, **inputs):
+    def add(self, class_type, **inputs):
         node = Node(str(len(self) + 1))
-        self[node.id] = {"class_type": kind, "inputs": inputs, "_meta": {"title": kind}}
+        self[node.id] = {"class_type": class_type, "inputs": inputs, "_meta": {"title": class_type}}
         return node
 
 

@@ -11,13 +11,12 @@ def levels(path):
         return np.asarray(picture).copy()
 
 
-def saved(history, nodes):
-    """(latents, picture) of the pair of nodes that `Drawing.save` made."""
-    latent, image = nodes
-    (latent_file,), (image_file,) = history.files(latent, "latents"), history.files(image)
-    return load_file(latent_file)["latent_tensor"], levels(image_file)
+def latents(history, node):
+    (file,) = history.files(node, "latents")
+    return load_file(file)["latent_tensor"]
 
 
-def same(one, two):
-    """Bit for bit: latents and pictures."""
-    return all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+def shown(history, node):
+    """(H, W, 3) uint8"""
+    (file,) = history.files(node)
+    return levels(file)

@@ -37,10 +37,13 @@ class Drawing(Graph):
         return self.add("KSampler", seed=seed, **schedule, **ends)
 
     def save(self, samples, name):
-        """The latents as floats, and the picture in 8 bits: the two nodes that save them."""
-        latent = self.add("SaveLatent", samples=samples[0], filename_prefix=name)
+        """The latents, as floats."""
+        return self.add("SaveLatent", samples=samples[0], filename_prefix=name)
+
+    def show(self, samples, name):
+        """The picture, in 8 bits."""
         decoded = self.add("VAEDecode", samples=samples[0], vae=self.vae)
-        return latent, self.add("SaveImage", images=decoded[0], filename_prefix=name)
+        return self.add("SaveImage", images=decoded[0], filename_prefix=name)
 
     def load(self, name):
         """LoadImage: picture and mask."""
@@ -52,3 +55,14 @@ class Drawing(Graph):
             ends |= {"model": model or self.model, "clip": self.clip}
         widgets = {"strength": 8.0, "steps": steps, "mode": mode, "fusion_weight": 1.0, "seed": 23, "preset": "default"}
         return self.add("MistProtect", **ends | widgets | more)
+
+    def saving(self, name, **more):
+        """MistSaveImage's widgets."""
+        widgets = {"filename_prefix": name, "format": "png", "data_mining": "off", "embed_workflow": False}
+        return widgets | more
+
+    def failing(self, mode, kind, at):
+        """What the mode works through, failing once: at call number `at` of the VAE (textural) or the UNet."""
+        if mode == "textural":
+            return {"vae": self.add("TestFailingVAE", vae=self.after(self.vae), at=at, kind=kind)[0]}
+        return {"model": self.add("TestFailingModel", model=self.after(self.model), at=at, kind=kind)[0]}

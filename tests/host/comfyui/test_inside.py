@@ -14,4 +14,4 @@ NEEDED = ("sd1", "lora", "sd1-fp8", "sd1-int8", "sd2", "sdxl", "vae4", "vae16")
 def test_inside(host, name):
     folders = {make_checkpoint(host, checkpoint).parent for checkpoint in NEEDED}
     pytest_folder = Path(pytest.__file__).parents[1]
-    print(host.script(INSIDE / "run.py", host.folder, *folders, pytest_folder, INSIDE / f"{name}.py"))
+    host.script(INSIDE / "run.py", host.folder, *folders, pytest_folder, INSIDE / f"{name}.py")

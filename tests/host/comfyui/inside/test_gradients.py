@@ -93,7 +93,6 @@ def test_the_gradient_is_the_slope(make, objective):
         return difference, size
 
     difference, size = make().run(job, 1, SIDE, SIDE)
-    print(f"relative difference {abs(difference / size - 1):.1e}")
     assert size > 0 and difference == pytest.approx(size, rel=1e-3)
 
 

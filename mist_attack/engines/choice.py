@@ -1,0 +1,101 @@
+"""Which engine the flags ask for, and with which model."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ..errors import CheckpointError, SettingsError
+from ..gallery.journal import Say
+from ..gallery.order import Order
+from ..gallery.worker import Engine, Model
+from ..hosts import checkpoints, diffusers
+
+DEMO_WARNING = "This is the demo model: it demonstrates, and does not protect against real models."
+SAMPLE = 2**20
+"""Bytes of a checkpoint that are read at its begin, middle and end to tell it from others."""
+
+OF_ENGINES = {
+    "ray": ("address", "workers", "gpus_per_worker"),
+    "comfyui": ("url", "allow_remote", "timeout"),
+}
+
+
+def engine_for(options: argparse.Namespace, order: Order, say: Say, complain: Say) -> Engine:
+    """Raises SettingsError, and CheckpointError where no model is found; nothing is loaded or reached yet."""
+    chosen = options.engine or "single"
+    for engine, flags in OF_ENGINES.items():
+        for flag in flags:
+            if engine != chosen and getattr(options, flag):
+                raise SettingsError(f"--{flag.replace('_', '-')} is for --engine {engine}.")
+    if chosen == "comfyui":
+        from . import comfyui
+
+        return comfyui.engine_for(options, order, complain)
+    if chosen == "ray":
+        from . import ray_actors
+
+        return ray_actors.engine_for(options, order, say, complain)
+    from .single import SingleEngine
+
+    bars = sys.stderr.isatty() and not options.quiet
+    return SingleEngine(loader(options, order, say, complain), bars=bars)
+
+
+def loader(options: argparse.Namespace, order: Order, say: Say, complain: Say) -> Callable[[], Model]:
+    """Loads the model into this process when called. Raises at once what can be known at once."""
+    checkpoint = checkpoints.find_checkpoint(options.checkpoint)
+    device = diffusers.pick_device(options.device)
+    set_threads(options.threads)
+
+    def load() -> Model:
+        surrogate = diffusers.load(checkpoint, device, getattr(torch, options.dtype))
+        say(f"{surrogate.name} on {surrogate.device}")
+        if surrogate.is_demo:
+            complain(DEMO_WARNING)
+        return Model(surrogate, order.target)
+
+    return load
+
+
+def set_threads(threads: int | None) -> None:
+    if threads is None:
+        return
+    if threads < 1:
+        raise SettingsError(f"Expected --threads of at least 1; got {threads}.")
+    torch.set_num_threads(threads)
+
+
+def model_key(options: argparse.Namespace) -> str:
+    """Another one for another checkpoint or dtype; the same on every machine."""
+    if options.engine == "comfyui":
+        return f"comfyui {options.checkpoint}"
+    return f"{fingerprint(checkpoints.find_checkpoint(options.checkpoint))} {options.dtype}"
+
+
+def fingerprint(checkpoint: Path) -> str:
+    """Of the sizes and samples of its files: a whole hash would take longer than many a picture."""
+    digest = hashlib.sha256()
+    try:
+        files = [checkpoint] if checkpoint.is_file() else sorted(checkpoint.rglob("*.*"))
+        for file in files:
+            if file.is_file():
+                digest.update(_sampled(file))
+    except OSError as error:
+        raise CheckpointError(f"{checkpoint} cannot be read ({error.strerror or error}).") from error
+    return digest.hexdigest()[:16]
+
+
+def _sampled(path: Path) -> bytes:
+    size = path.stat().st_size
+    digest = hashlib.sha256(f"{path.name} {size}".encode("utf-8", "surrogateescape"))
+    with path.open("rb") as file:
+        for start in (0, size // 2, max(0, size - SAMPLE)):
+            file.seek(start)
+            digest.update(file.read(SAMPLE))
+    return digest.digest()

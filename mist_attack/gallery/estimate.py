@@ -1,0 +1,144 @@
+"""What a run would do, and how long it would take: measured by a few steps on pictures of the gallery itself."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..errors import MistError
+from ..settings import Settings
+from ..views import plan
+from .journal import Say
+from .ledger import Ledger, NoLedger
+from .order import Order, Policy, name_of, task_for
+from .worker import Model, Task, attempt, opened
+from .works import Work
+
+SAMPLES = 3
+FEW_STEPS, LONG_ENOUGH = 3, 1.0  # more steps where that is over in less than a second
+MULTIPLE = 64
+
+
+@dataclass(frozen=True)
+class Estimate:
+    seconds: float
+    per_picture: float
+    peak_bytes: int
+    where: str
+
+
+def tell(order: Order, policy: Policy, load: Callable[[], Model] | None, workers: int, say: Say) -> None:
+    """Nothing is written. `load` of None: no estimate."""
+    pending = _pending(order, policy, say)
+    settings = ", ".join(f"{name} {value}" for name, value in order.settings.as_dict().items())
+    say(f"{len(pending)} picture(s) with {settings}")
+    if load is None or not pending:
+        return
+    found = measure(order, pending, load)
+    if found is None:
+        say("no estimate: none of the pictures tried can be protected")
+        return
+    each = f"{found.per_picture:.3g} s each, so {found.per_picture * 100 / 3600:.3g} h for a hundred"
+    total = found.per_picture * len(pending) / workers + (found.seconds - found.per_picture * len(pending))
+    say(f"about {_duration(total)} in all ({each}) and {found.peak_bytes / 2**30:.2f} GiB of {found.where}")
+
+
+def _pending(order: Order, policy: Policy, say: Say) -> list[Work]:
+    ledger = Ledger(order.storage, order.part) if order.remembers else NoLedger(order.storage)
+    pending: list[Work] = []
+    for work in order.works:
+        name = name_of(order, work)
+        try:
+            _, facts = task_for(order, work)
+        except MistError as error:
+            say(f"would fail: {error}")
+            continue
+        if not policy.force and ledger.done(name, facts["key"]):
+            say(f"done already: {work.source} -> {order.storage.shown(name)}")
+        elif policy.limit is None or len(pending) < policy.limit:
+            say(f"would protect {work.source} -> {order.storage.shown(name)}")
+            pending.append(work)
+    return pending
+
+
+def measure(order: Order, works: list[Work], load: Callable[[], Model]) -> Estimate | None:
+    """Time and memory of protecting `works`, one after the other; None where no sample can be protected."""
+    begun = time.perf_counter()
+    model = load()
+    costs = [_cost(order, work) for work in works]
+    ranked = sorted(range(len(works)), key=lambda index: costs[index])
+    chosen = sorted({ranked[round(at * (len(ranked) - 1))] for at in np.linspace(0, 1, SAMPLES)}, key=costs.__getitem__)
+    warmed = attempt(_shortened(task_for(order, works[chosen[0]])[0], 1), model)
+    loading = time.perf_counter() - begun
+    known = {costs[index]: seconds for index in chosen if (seconds := _timed(order, works[index], model))}
+    if not known or warmed.fatal:
+        return None
+    total = float(np.interp(costs, list(known), list(known.values())).sum())
+    peak, where = _peak(model)
+    return Estimate(total + loading, total / len(works), peak, where)
+
+
+def _timed(order: Order, work: Work, model: Model) -> float | None:
+    """Seconds for the whole picture, from two runs of a few steps; None where it fails."""
+    task, _ = task_for(order, work)
+    once, few = _seconds(task, 1, model), FEW_STEPS
+    if once is None:
+        return None
+    while True:
+        more = _seconds(task, 1 + few, model)
+        if more is None or more - once >= LONG_ENOUGH or few * 2 > task.settings.steps:
+            break
+        few *= 2
+    each = max(0.0, (more or once) - once) / few
+    return once + each * (task.settings.steps - 1)
+
+
+def _seconds(task: Task, steps: int, model: Model) -> float | None:
+    begun = time.perf_counter()
+    return time.perf_counter() - begun if attempt(_shortened(task, steps), model).result else None
+
+
+def _shortened(task: Task, steps: int) -> Task:
+    return replace(task, settings=replace(task.settings, steps=steps))
+
+
+def _cost(order: Order, work: Work) -> float:
+    """Grows with what the picture will cost; in pixels."""
+    task, _ = task_for(order, work)
+    if task.prepare is not None:
+        picture, settings, _, _ = opened(task)
+        height, width = picture.images.shape[2:]
+        return _pixels(height, width, settings)
+    try:
+        with Image.open(io.BytesIO(task.data)) as image:
+            return _pixels(image.height, image.width, task.settings)
+    except Exception:  # it will fail, and soon
+        return 0.0
+
+
+def _pixels(height: int, width: int, settings: Settings) -> float:
+    views = plan(height, width, settings.view, settings.working_size, MULTIPLE)
+    return sum(view.model_height * view.model_width for view in views) + height * width / 16
+
+
+def _peak(model: Model) -> tuple[int, str]:
+    device = model.surrogate.device
+    accelerator = getattr(torch, device.type, None)
+    if device.type != "cpu" and accelerator is not None and hasattr(accelerator, "max_memory_allocated"):
+        return accelerator.max_memory_allocated(device), "the accelerator's memory"
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0, "memory (not measured here)"
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "memory"
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{hours:.1f} h" if hours >= 2 else f"{minutes:.1f} min" if minutes >= 2 else f"{seconds:.0f} s"

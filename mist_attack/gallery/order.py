@@ -1,0 +1,94 @@
+"""What one command asks for, and how to go about it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import PictureError
+from ..images import read_bytes
+from ..settings import Settings
+from .ledger import sha256
+from .storage import Folder, Storage
+from .worker import Prepare, Task
+from .works import Work
+
+
+@dataclass(frozen=True)
+class Order:
+    """All that one command asks for."""
+
+    works: list[Work]
+    settings: Settings
+    root: Path = Path()
+    """Of the works' outputs; the storage's names are relative to it."""
+    storage: Storage = field(default_factory=lambda: Folder(Path()))
+    remembers: bool = False
+    """Keeps a manifest, and skips what is done already."""
+    mask: Path | None = None
+    target: Tensor | None = None
+    target_sha256: str | None = None
+    lossy_quality: int | None = None
+    model_key: str = ""
+    """Tells one checkpoint from another."""
+    part: str = ""
+    """Of a gallery that several machines share."""
+    prepare: Prepare | None = None
+    """What is done to a picture, and to its settings, before it is protected."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a run goes about it; changes no picture's bytes."""
+
+    force: bool = False
+    limit: int | None = None
+    shuffle: bool = False
+    fail_fast: bool = False
+    retries: int = 0
+
+
+def task_for(order: Order, work: Work) -> tuple[Task, dict[str, Any]]:
+    """The task, and what its result depends on, as columns of the manifest. Raises PictureError."""
+    if work.refused:
+        raise PictureError(work.refused)
+    data, settings, mask_path = read_bytes(work.source), order.settings, work.mask or order.mask
+    mask = None if mask_path is None else read_bytes(mask_path)
+    if work.prompt:
+        settings = replace(settings, prompt=_read_prompt(work.prompt))
+    name = name_of(order, work)
+    task = Task(
+        name,
+        work.source,
+        data,
+        settings,
+        mask,
+        mask_path or Path("mask"),
+        order.lossy_quality,
+        own_prompt=work.prompt is not None,
+        prepare=order.prepare,
+    )
+    facts: dict[str, Any] = {
+        "source_sha256": sha256(data),
+        "mask_sha256": None if mask is None else sha256(mask),
+        "target_sha256": order.target_sha256,
+        "model_key": order.model_key,
+        "settings": settings.as_dict(),
+        "lossy_quality": order.lossy_quality,
+    }
+    return task, {**facts, "key": sha256(json.dumps([name, facts], sort_keys=True).encode())}
+
+
+def name_of(order: Order, work: Work) -> str:
+    return work.output.relative_to(order.root).as_posix()
+
+
+def _read_prompt(path: Path) -> str:
+    try:
+        return " ".join(read_bytes(path).decode("utf-8-sig").split())
+    except UnicodeDecodeError as error:
+        raise PictureError(f"{path}: expected a prompt as UTF-8 text; save it so") from error

@@ -1,0 +1,157 @@
+"""One picture, bytes in and bytes out: what every engine computes, and what the run asks of an engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .. import __version__
+from ..errors import CheckpointError, MistError
+from ..images import Picture, read_mask, read_picture
+from ..pgd import OnStep
+from ..protect import protect
+from ..saving import encode_picture
+from ..settings import Settings
+from ..surrogate import Surrogate
+
+Prepare = Callable[[Picture, Settings], tuple[Picture, Settings]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that is needed of one picture, on whichever machine. `name` is that of the result, and identifies it."""
+
+    name: str
+    source: Path
+    """For messages; `data` is what is in it."""
+    data: bytes
+    settings: Settings
+    mask: bytes | None = None
+    mask_path: Path = Path("mask")
+    lossy_quality: int | None = None
+    own_prompt: bool = False
+    prepare: Prepare | None = None
+    """What is done to a picture, and to its settings, before it is protected."""
+
+
+@dataclass(frozen=True)
+class Result:
+    data: bytes
+    """Of the protected file."""
+    report: dict[str, Any]
+    notices: list[str]
+    environment: dict[str, Any]
+    """What the bytes depend on besides the request: mist, torch, device, threads."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task: a result or an error."""
+
+    task: Task
+    result: Result | None = None
+    error: str | None = None
+    again: bool = False
+    """It is the machine that failed, so another try may do."""
+    died: bool = False
+    """The worker is gone: killed, or out of memory."""
+    elsewhere: bool = False
+    """The worker is out of reach, through no fault of the picture: another one is to have it."""
+    fatal: bool = False
+    """It would be the same for every picture."""
+
+
+class Engine(Protocol):
+    """Computes tasks: submitted while there is room, waited for in between. Closed after use, always."""
+
+    dies_with_its_worker: bool
+    """It computes in this process: a picture that kills its worker kills the run."""
+
+    @property
+    def has_room(self) -> bool: ...
+
+    def submit(self, task: Task) -> None: ...
+
+    def wait(self) -> Outcome | None:
+        """Of any task; None where there is more room now. Raises CheckpointError where there is no model."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a worker holds."""
+
+    surrogate: Surrogate
+    target: Tensor | None = None
+    """(1, 3, h, w) in [0, 1], in place of the named pattern."""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def attempt(task: Task, model: Model, on_step: OnStep | None = None) -> Outcome:
+    """Protect; whatever goes wrong with the picture or the machine becomes an outcome."""
+    try:
+        return Outcome(task, protected(task, model, on_step))
+    except CheckpointError as error:
+        return Outcome(task, error=str(error), fatal=not task.own_prompt)
+    except MistError as error:
+        return Outcome(task, error=str(error))
+    except (RuntimeError, MemoryError, OSError, ValueError) as error:  # out of memory, a driver, a disk
+        return Outcome(task, error=told(error), again=True)
+
+
+def told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no further word'}"
+
+
+def protected(task: Task, model: Model, on_step: OnStep | None = None) -> Result:
+    """Raises as `read_picture`, `protect` and `encode_picture` do."""
+    picture, settings, mask, notices = opened(task)
+    result = protect(picture.images, model.surrogate, settings, mask=mask, target=model.target, on_step=on_step)
+    report = result.reports[0]
+    text = made_by(report.settings)
+    data, lost = encode_picture(task.name, result.images, picture, lossy_quality=task.lossy_quality, text=text)
+    if settings.epsilon == 0:
+        lost += ("strength 0 changes nothing: the pixels are the original's",)
+    told = [*notices, *report.notices, *lost]
+    return Result(data, report.as_dict(), told, environment(model.surrogate))
+
+
+def opened(task: Task) -> tuple[Picture, Settings, Tensor | None, list[str]]:
+    """The picture and its settings, prepared; its mask; and notices."""
+    picture, settings, mask = read_picture(task.source, task.data), task.settings, None
+    notices = list(picture.notices)
+    if task.prepare is not None:
+        picture, settings = task.prepare(picture, settings)
+    if task.mask is not None:
+        height, width = picture.images.shape[2:]
+        mask, more = read_mask(task.mask_path, height, width, task.mask)
+        notices += more
+    return picture, settings, mask, notices
+
+
+def made_by(settings: dict[str, Any]) -> dict[str, str]:
+    """For a PNG's text chunks: what was done, without any path."""
+    return {"Mist": json.dumps({"version": __version__, **settings})}
+
+
+def environment(surrogate: Surrogate) -> dict[str, Any]:
+    return {
+        "mist": __version__,
+        "torch": torch.__version__,
+        "device": _device_name(surrogate.device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    kind = getattr(torch, device.type, None)  # cuda, xpu: two cards of one kind give the same bytes, two kinds may not
+    named = getattr(kind, "get_device_name", None)
+    return f"{device.type} ({named(device)})" if named and device.type != "cpu" else device.type

@@ -1,0 +1,372 @@
+"""Folders, globs and lists: which pictures are meant, what results are called, what is done again and what not."""
+
+import json
+import os
+import random
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes.command import Model, draw, files, levels_of, mist, toy_model  # noqa: F401
+from PIL import Image
+
+from mist_attack.errors import CheckpointError, SettingsError
+from mist_attack.gallery import worker
+from mist_attack.gallery.ledger import MANIFEST
+from mist_attack.gallery.selection import select
+from mist_attack.hosts import diffusers
+from mist_attack.images import read_bytes
+
+pytestmark = pytest.mark.usefixtures("toy_model")
+QUICK = ("--steps", 1)
+
+
+def rows(folder="out", part=""):
+    text = (Path(folder) / f"{MANIFEST}{part}.jsonl").read_text("utf-8")
+    return {row["output"]: row for row in map(json.loads, text.splitlines())}
+
+
+def protect(*words):
+    return mist("protect", *words, "--out", "out", *QUICK)
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """The names of the pictures that were really protected."""
+    names, real = [], worker.protected
+
+    def counted(task, model, on_step=None):
+        names.append(task.source.name)
+        return real(task, model, on_step)
+
+    monkeypatch.setattr(worker, "protected", counted)
+    return names
+
+
+def test_folders_are_read_to_any_depth_and_the_tree_is_kept():
+    draw("in/a.png"), draw("in/x/b.jpg"), draw("in/x/y/c.webp"), draw("in/.hidden/d.png"), draw("in/.e.png")
+    Path("in/x/notes.txt").write_text("words")
+    assert protect("in") == 0
+    assert files("out") == ["a.png", "x/b.png", "x/y/c.webp"]
+
+
+def test_globs_that_the_shell_did_not_expand():
+    draw("in/a.png"), draw("in/x/b.png"), draw("in/x/y/b.jpg"), draw("in/x/y/c.png")
+    assert protect("in/**/*.png") == 0
+    assert files("out") == ["a.png", "x/b.png", "x/y/c.png"]
+
+
+def test_a_file_whose_name_is_a_pattern_or_begins_with_an_at_sign_is_a_file():
+    draw("a[1].png"), draw("@me.png"), draw("a1.png")
+    assert protect("a[1].png", "@me.png") == 0
+    assert files("out") == ["@me.png", "a[1].png"]
+
+
+def test_lists_of_lines_and_of_nul_separated_names(monkeypatch):
+    draw("in/x/a.png"), draw("in/y/b c.png"), draw("in/y/d\ne.png")
+    Path("lines.txt").write_bytes(b"in/x/a.png\r\n\nin/y/b c.png\n")
+    assert protect("@lines.txt") == 0
+    assert files("out") == ["x/a.png", "y/b c.png"]
+    shutil.rmtree("out")
+    standard_input = types.SimpleNamespace(buffer=types.SimpleNamespace(read=lambda: b"in/x/a.png\0in/y/d\ne.png\0"))
+    monkeypatch.setattr(sys, "stdin", standard_input)
+    assert protect("@-") == 0
+    assert files("out") == ["x/a.png", "y/d\ne.png"]
+
+
+@pytest.mark.parametrize("words", ["@nowhere.txt", "in/*.gif", "in/nothing"])
+def test_what_means_nothing_is_said(words, capsys):
+    Path("in/nothing").mkdir(parents=True)
+    assert protect(words) == 1
+    assert words.removeprefix("@") in capsys.readouterr().err and not Path("out").exists()
+
+
+def test_links_in_circles_and_broken_ones(capsys):
+    draw("in/x/a.png")
+    Path("in/x/up").symlink_to(Path("in").absolute())
+    Path("in/x/self").symlink_to("self")
+    Path("in/x/gone.png").symlink_to("nowhere.png")
+    draw("elsewhere/b.png")
+    Path("in/there").symlink_to(Path("elsewhere").absolute())
+    assert protect("in") == 2
+    assert files("out") == ["there/b.png", "x/a.png"]
+    assert "gone.png" in capsys.readouterr().err
+
+
+def test_results_inside_of_the_input_are_not_protected_again(computed):
+    draw("in/a.png"), draw("in/x/b.png")
+    for _ in range(2):
+        assert mist("protect", "in", "--out", "in/protected", *QUICK) == 0
+    assert files("in/protected") == ["a.png", "x/b.png"]
+    shutil.rmtree("in/protected")
+    for _ in range(2):
+        assert mist("protect", "in", "--out", "in", "--name", "{stem}-mist", "--steps", 2) == 0
+    assert computed == ["a.png", "b.png"] * 2
+    assert files("in") == ["a-mist.png", "a.png", "x/b-mist.png", "x/b.png"]
+
+
+@pytest.mark.parametrize(
+    "template, expected",
+    [
+        ("{stem}-mist", "x/y/a-mist.png"),
+        ("flat/{parent}_{stem}", "flat/y_a.png"),
+        ("{dir}/new/{stem}", "x/y/new/a.png"),
+    ],
+)
+def test_names_from_a_template(template, expected):
+    draw("in/x/y/a.jpg")
+    assert protect("in", "--name", template) == 0
+    assert files("out") == [expected]
+
+
+@pytest.mark.parametrize("template, said", [("{no}", "{stem}"), ("../{stem}", "leads out"), ("/{stem}", "leads out")])
+def test_templates_that_cannot_be_meant(template, said, capsys):
+    draw("in/a.png")
+    assert protect("in", "--name", template) == 1
+    assert said in capsys.readouterr().err and not Path("out").exists()
+
+
+def test_two_results_of_one_name_in_a_folder_are_a_row_and_the_rest_goes_on(capsys):
+    draw("in/A.png"), draw("in/a.jpg"), draw("in/b.png")
+    assert protect("in") == 2
+    assert files("out") == ["A.png", "b.png"]
+    assert "would both become" in capsys.readouterr().err
+
+
+def test_a_mask_and_a_prompt_beside_the_picture_are_its_own():
+    draw("in/a.png"), draw("in/b.png")
+    half = np.zeros((24, 40), np.uint8)
+    half[:, :20] = 255
+    Image.fromarray(half).save("in/a.mask.png")
+    Path("in/a.prompt.txt").write_text("line\n art \n", encoding="utf-8")
+    assert mist("protect", "in", "--out", "out", "--steps", 2, "--step", 8) == 0
+    assert files("out") == ["a.png", "b.png"]
+    moved = {name: np.abs(levels_of(f"out/{name}.png") - levels_of(f"in/{name}.png")) for name in "ab"}
+    assert moved["a"][:, 20:].max() == 0 < moved["a"][:, :20].max()
+    assert moved["b"][:, 20:].max() > 0
+    assert [row["settings"]["prompt"] for row in rows().values()] == ["line art", "a painting"]
+
+
+def test_a_prompt_that_the_model_cannot_read_is_that_pictures_own_error(monkeypatch):
+    class Mute(Model):
+        def conditioning(self, prompt):
+            if prompt == "unspeakable":
+                raise CheckpointError("no such word")
+            return super().conditioning(prompt)
+
+    monkeypatch.setattr(diffusers, "load", lambda *_: Mute())
+    draw("in/a.png"), draw("in/b.png")
+    Path("in/a.prompt.txt").write_text("unspeakable")
+    assert protect("in") == 2
+    assert files("out") == ["b.png"]
+    assert mist("protect", "in/b.png", "--out", "all", "--prompt", "unspeakable") == 1
+
+
+def test_a_second_run_computes_only_what_changed(computed, capsys):
+    for name in "abc":
+        draw(f"in/{name}.png", seed=ord(name))
+    assert protect("in") == 0
+    assert protect("in") == 0
+    assert computed == ["a.png", "b.png", "c.png"]
+    assert "protected already" in capsys.readouterr().out
+    draw("in/a.png", seed=50)  # another content
+    Path("out/b.png").unlink()  # a result is gone
+    draw("out/c.png", seed=51)  # a result is another
+    draw("in/d.png", seed=52)  # a new one
+    assert protect("in") == 0
+    assert computed[3:] == ["a.png", "b.png", "c.png", "d.png"]
+    assert mist("protect", "in", "--out", "out", "--steps", 2) == 0  # other settings
+    Image.new("L", (40, 24), 200).save("in/d.mask.png")
+    assert mist("protect", "in", "--out", "out", "--steps", 2) == 0  # another mask
+    assert computed[7:] == ["a.png", "b.png", "c.png", "d.png", "d.png"]
+    assert mist("protect", "in", "--out", "out", "--steps", 2, "--force") == 0
+    assert len(computed) == 16
+
+
+def test_what_failed_is_tried_again_when_it_is_mended():
+    draw("in/a.png")
+    Path("in/b.png").write_bytes(b"no picture")
+    assert protect("in") == 2
+    assert rows()["b.png"]["status"] == "failed" and "b.png" in rows()["b.png"]["error"]
+    draw("in/b.png")
+    assert protect("in") == 0
+    assert rows()["b.png"]["status"] == "protected" and rows()["b.png"]["error"] is None
+
+
+def test_a_row_tells_hashes_settings_report_and_environment():
+    source = draw("in/a.png").read_bytes()
+    assert protect("in", "--threads", 1) == 0
+    row = rows()["a.png"]
+    from mist_attack.gallery.ledger import sha256
+
+    assert row["source_sha256"] == sha256(source)
+    assert row["output_sha256"] == sha256(Path("out/a.png").read_bytes())
+    assert row["settings"]["steps"] == 1 and row["report"]["budget_used_levels"] > 0
+    assert {"mist", "torch", "device", "threads"} <= set(row) and row["threads"] == 1
+
+
+def test_order_parts_and_limits_change_no_byte(computed):
+    for index in range(7):
+        draw(f"in/{index}.png", seed=index)
+    assert protect("in") == 0
+    expected = {path.name: path.read_bytes() for path in Path("out").iterdir() if path.is_file()}
+
+    def same(folder):
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()} == expected
+
+    assert mist("protect", "in", "--out", "shuffled", *QUICK, "--shuffle") == 0
+    assert same("shuffled") and computed[7:] != sorted(computed[7:])
+    while mist("protect", "in", "--out", "limited", *QUICK, "--limit", 3) == 0 and not same("limited"):
+        assert len(files("limited")) in (3, 6)
+    assert same("limited")
+    for part in (1, 2, 3):
+        assert mist("protect", "in", "--out", "parts", *QUICK, "--shard", f"{part}/3") == 0
+    parts = [rows("parts", f"-{part}-of-3") for part in (1, 2, 3)]
+    assert sum(map(len, parts)) == 7 and set().union(*parts) == {f"{index}.png" for index in range(7)}
+    before = len(computed)
+    assert mist("protect", "in", "--out", "parts", "--steps", 1) == 0  # everything is known from the parts
+    assert len(computed) == before
+    assert all(Path("parts", name).read_bytes() == data for name, data in expected.items() if name.endswith(".png"))
+
+
+def test_fail_fast_stops_and_retries_are_for_machines_only(monkeypatch, computed):
+    Path("in").mkdir()
+    Path("in/0.png").write_bytes(b"no picture")
+    draw("in/1.png"), draw("in/2.png")
+    assert protect("in", "--retries", 3) == 2
+    assert computed == ["0.png", "1.png", "2.png"]
+    shutil.rmtree("out")
+    assert protect("in", "--fail-fast") == 1
+    assert files("out") == []
+    real, failures = worker.protect, [RuntimeError("a driver"), OSError("a disk"), MemoryError()]
+
+    def shaky(*arguments, **named):
+        if failures:
+            raise failures.pop()
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(worker, "protect", shaky)
+    assert protect("in/1.png", "--retries", 1) == 1
+    assert protect("in/1.png", "--retries", 1) == 0
+
+
+def test_a_folder_of_results_that_is_removed_while_the_run_goes_on(monkeypatch, capsys):
+    for index in range(3):
+        draw(f"in/{index}.png", seed=index)
+    real, calls = worker.protected, []
+
+    def removes(task, model, on_step=None):
+        calls.append(1)
+        if len(calls) == 3:
+            shutil.rmtree("out")
+        return real(task, model, on_step)
+
+    monkeypatch.setattr(worker, "protected", removes)
+    assert protect("in") == 2
+    assert [row["status"] for row in rows().values()] == ["failed", "failed", "protected"]
+    assert "was removed" in capsys.readouterr().err
+    assert protect("in") == 0
+
+
+def test_a_disk_without_room_costs_no_computing(monkeypatch, computed):
+    draw("in/a.png")
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**20))
+    assert protect("in") == 1
+    assert computed == [] and rows()["a.png"]["status"] == "failed"
+
+
+def test_a_manifest_that_is_not_ours_is_left_alone(capsys):
+    draw("in/a.png")
+    Path("out").mkdir()
+    Path("out/mist-manifest.jsonl").write_text("my notes\n")
+    assert protect("in") == 1
+    assert "not a line of ours" in capsys.readouterr().err
+    assert Path("out/mist-manifest.jsonl").read_text() == "my notes\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names are text there")
+def test_names_as_file_systems_allow_them(capfd):
+    names = ["a b.png", "'q\".png", "two\nlines.png", "\U0001f600.png", "n" * 251 + ".png", "\U0001f600" * 62 + ".png"]
+    for index, name in enumerate([*map(os.fsencode, names), b"in/caf\xe9.png"[3:]]):
+        draw("plain.png", seed=index)
+        Path("in").mkdir(exist_ok=True)
+        shutil.copyfile(b"plain.png", b"in/" + name)
+    assert protect("in") == 0
+    assert {os.fsencode(path.name) for path in Path("out").glob("*.png")} == {
+        *map(os.fsencode, names),
+        b"caf\xe9.png",
+    }
+    assert len(rows()) == 7
+    assert protect("in") == 0
+    said = capfd.readouterr().out
+    assert said.count("protected already") == 7 and "two\\nlines.png" in said
+
+
+def test_a_name_that_only_its_new_suffix_makes_too_long_is_a_row():
+    draw("in/a.png"), draw("in/" + "n" * 251 + ".png")
+    assert protect("in", "--format", "tiff") == 2
+    assert [row["status"] for row in rows().values()] == ["protected", "failed"]
+
+
+def test_a_bucket_gets_the_same_files_as_a_folder(computed):
+    fsspec = pytest.importorskip("fsspec")
+    draw("in/a.png"), draw("in/x/b.png")
+    assert protect("in") == 0
+    for _ in range(2):
+        assert mist("protect", "in", "--out", "memory://bucket/results", *QUICK) == 0
+    assert len(computed) == 4
+    memory = fsspec.filesystem("memory")
+    for name in ("a.png", "x/b.png", "mist-manifest.jsonl"):
+        assert memory.cat_file(f"/bucket/results/{name}") == Path("out", name).read_bytes()
+    assert not [path for path in memory.find("/bucket/results") if "begun" in path or "rows" in path]
+
+
+BAD_NUMBERS = [("--limit", 0), ("--retries", -1), ("--shard", "3/2"), ("--shard", "x"), ("--url", "x")]
+
+
+@pytest.mark.parametrize("words", BAD_NUMBERS)
+def test_a_number_that_cannot_be_meant(words, capsys):
+    draw("in/a.png")
+    assert protect("in", *words) == 1
+    assert words[0] in capsys.readouterr().err and not Path("out").exists()
+
+
+def test_selection_is_sorted_whatever_the_file_system_says(monkeypatch):
+    for index in range(5):
+        draw(f"in/{index}.png")
+    expected, real = [source.path for source in select([Path("in")], None)], os.scandir
+
+    class Shuffled(list):
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    def shuffled(path):
+        with real(path) as found:
+            entries = list(found)
+        random.Random(1).shuffle(entries)
+        return Shuffled(entries)
+
+    monkeypatch.setattr(os, "scandir", shuffled)
+    assert [source.path for source in select([Path("in")], None)] == expected == sorted(expected)
+
+
+def test_an_enormous_file_is_refused_unread(monkeypatch):
+    from mist_attack import images
+    from mist_attack.errors import PictureError
+
+    draw("a.png")
+    monkeypatch.setattr(images, "MAX_BYTES", 10)
+    with pytest.raises(PictureError, match="at most 10 bytes"):
+        read_bytes("a.png")
+
+
+def test_nothing_named_is_an_error():
+    with pytest.raises(SettingsError):
+        select([], None)

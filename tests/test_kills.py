@@ -1,0 +1,150 @@
+"""Runs that are killed, as processes really are: nothing half-written, and the next run ends as if nothing had been."""
+
+import json
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fakes import toy_command
+from fakes.command import draw
+from PIL import Image
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+TESTS = Path(__file__).parent
+COMMAND = [sys.executable, toy_command.__file__]
+KILLED = -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def fork():
+    """Runs the command in a child of a process that has imported everything, which saves seconds each time."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fakes.toy_command"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (TESTS, TESTS.parent))))
+        multiprocessing.forkserver.ensure_running()
+
+    def fork(folder, *words, die_at=None):
+        child = context.Process(target=toy_command.run, args=(folder, words, die_at))
+        child.start()
+        child.join(60)
+        return child.exitcode
+
+    return fork
+
+
+def gallery(folder, count=3):
+    for index in range(count):
+        draw(folder / "in" / ("sub" if index % 2 else "") / f"p{index}.png", seed=index)
+    return "protect", "in", "--out", "out", "--steps", 2, "--threads", 1
+
+
+def tree(folder):
+    """Every file, hidden ones and the manifest too."""
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def require_whole(folder):
+    for path in folder.rglob("*"):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            Image.open(path).load() if path.suffix == ".png" else [json.loads(x) for x in path.read_text().splitlines()]
+
+
+def test_killed_at_every_change_of_the_disk_and_started_again(fork, tmp_path):
+    words = gallery(tmp_path, 2)
+    assert fork(tmp_path, *words) == 0
+    undisturbed = tree(tmp_path / "out")
+    died = []
+    for die_at in range(1000):
+        (tmp_path / "out").rename(tmp_path / f"done{die_at}")
+        code = fork(tmp_path, *words, die_at=die_at)
+        died.append(code == KILLED)
+        require_whole(tmp_path / "out") if (tmp_path / "out").exists() else None
+        assert fork(tmp_path, *words) == 0
+        assert tree(tmp_path / "out") == undisturbed, f"killed at change {die_at}"
+        if code == 0:
+            break
+    assert died == [True] * die_at + [False] and die_at > 10
+
+
+def test_killed_at_any_moment_and_started_again(tmp_path):
+    count, chance = 24, random.Random(7)
+    words = [str(word) for word in gallery(tmp_path, count)]
+    subprocess.run([*COMMAND, *words], cwd=tmp_path, check=True, capture_output=True)
+    undisturbed = tree(tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / "undisturbed")
+    kills = 0
+    for wanted in (1, 7, 15):
+        child = subprocess.Popen([*COMMAND, *words], cwd=tmp_path, stdout=subprocess.DEVNULL)
+        while len(list((tmp_path / "out").rglob("*.png"))) < wanted and child.poll() is None:
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.05))
+        child.kill()
+        kills += child.wait() == KILLED
+        require_whole(tmp_path / "out")
+    assert kills == 3
+    done = subprocess.run([*COMMAND, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "protected already" in done.stdout
+    assert tree(tmp_path / "out") == undisturbed
+
+
+def test_a_picture_that_kills_its_worker_three_times_is_recorded_and_skipped(fork, tmp_path):
+    words = gallery(tmp_path)
+    draw(tmp_path / "in" / f"a-{toy_command.DEADLY}.png", seed=9)
+    codes = [fork(tmp_path, *words) for _ in range(5)]
+    assert codes == [KILLED] * 3 + [2, 2]
+    rows = [json.loads(line) for line in (tmp_path / "out/mist-manifest.jsonl").read_text().splitlines()]
+    assert [row["status"] for row in rows] == ["failed", "protected", "protected", "protected"]
+    assert "died 3 times" in rows[0]["error"] and rows[0]["source_sha256"]
+    assert fork(tmp_path, *words, "--force") == KILLED
+
+
+def test_terminating_a_run_is_not_held_against_its_picture(tmp_path):
+    words = [str(word) for word in gallery(tmp_path, 1)]
+    words[words.index("--steps") + 1] = "100000"
+    for _ in range(4):
+        child = subprocess.Popen([*COMMAND, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        while not list((tmp_path / "out/.mist/begun").glob("*.json")) and child.poll() is None:
+            time.sleep(0.01)
+        child.send_signal(signal.SIGTERM)
+        assert "interrupted" in child.communicate()[1] and child.returncode == 130
+        assert not list((tmp_path / "out/.mist/begun").iterdir())
+
+
+def test_a_second_run_on_the_same_folder_is_refused(fork, tmp_path):
+    words = [str(word) for word in gallery(tmp_path, 1)]
+    words[words.index("--steps") + 1] = "100000"
+    first = subprocess.Popen([*COMMAND, *words], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not (tmp_path / "out/.mist/lock").exists() or not list((tmp_path / "out/.mist").glob("begun/*")):
+            time.sleep(0.01)
+        second = subprocess.run([*COMMAND, *words], cwd=tmp_path, capture_output=True, text=True)
+        assert second.returncode == 1 and "another run is at work" in second.stderr
+    finally:
+        first.kill(), first.wait()
+    words[words.index("--steps") + 1] = "1"
+    assert fork(tmp_path, *words) == 0  # the lock died with its holder
+
+
+def test_a_full_disk_is_a_row_and_the_rest_goes_on(tmp_path):
+    """A limit on the size of files stands for the disk: only large results meet it."""
+    words = [str(word) for word in gallery(tmp_path, 2)]
+    draw(tmp_path / "in" / "large.png", (400, 300), seed=5)
+    limited = f"ulimit -f 100; exec {' '.join(map(repr, COMMAND))} {' '.join(words)}"
+    done = subprocess.run(["bash", "-c", limited], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "large.png" in done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "out/mist-manifest.jsonl").read_text().splitlines()]
+    assert {row["output"]: row["status"] for row in rows} == {
+        "large.png": "failed",
+        "p0.png": "protected",
+        "sub/p1.png": "protected",
+    }
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+    assert Path(tmp_path / "out/p0.png").exists() and not Path(tmp_path / "out/large.png").exists()
