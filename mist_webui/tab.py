@@ -10,7 +10,7 @@ import gradio as gr
 from modules import call_queue, infotext_utils, shared
 from PIL import Image, ImageChops, ImageOps
 
-from mist_attack.errors import MistError, PictureError
+from mist_attack.errors import MistError, PictureError, SettingsError
 
 from . import controls, folder, gradio_versions, infotext, options, saving
 from .jobs import Outcome, protect_picture
@@ -132,8 +132,11 @@ def _protect_folder(
         if shared.cmd_opts.hide_ui_dir_config:
             raise MistError("Directories cannot be named here: the web UI runs with --hide-ui-dir-config.")
         settings = options.settings_from(controls.values_from(values))
-        folders = Path(source.strip() or "."), Path(destination.strip() or Path(source.strip()) / "mist")
-        rows, last = folder.protect_folder(*folders, settings, target=target, output_size=int(size))
+        if not source.strip():
+            raise SettingsError("Name a directory of pictures on the server first.")
+        begin = Path(source.strip())
+        end = Path(destination.strip() or begin / "mist")
+        rows, last = folder.protect_folder(begin, end, settings, target=target, output_size=int(size))
         return [None if last is None else [str(last)], folder.table(rows), ""]
     except MistError as error:
         return [None, "", _error(str(error))]

@@ -70,10 +70,8 @@ def test_only_what_is_painted_changes(tab, saved, tmp_path):
     picture = painting(192, 256)
     upload(tab, tmp_path / "picture.png", picture)
     set_number(tab, "steps", 3)
-    box = tab.evaluate(
-        "(r => [r.left, r.top, r.width, r.height])(document.querySelector('#mist_picture canvas').getBoundingClientRect())"
-    )
-    left, top, width, height = box
+    canvas = "document.querySelector('#mist_picture canvas').getBoundingClientRect()"
+    left, top, width, height = tab.evaluate(f"(r => [r.left, r.top, r.width, r.height])({canvas})")
     tab.drag((left + width * 0.25, top + height * 0.5), (left + width * 0.5, top + height * 0.5))
     tab.click("#mist_protect")
     tab.wait_for("document.querySelector('#mist_report').textContent.includes('PSNR')", 120)
