@@ -75,7 +75,8 @@ def running(host: Host, data: Path, checkpoint: str = "sd1", *flags: str):
     own = ("--data-dir", data, "--port", port, "--ckpt", file, "--gradio-allowed-path", host.folder)
     url = f"http://127.0.0.1:{port}"
     command = [host.python, host.folder / "launch.py", *own, *FLAGS.split(), *flags]
-    with Server(command, data, f"{url}/mist/v1/info", data / f"log-{port}.txt", **OFFLINE):
+    log = data / f"log-{port}.txt"
+    with Server(command, data, f"{url}/mist/v1/info", log, said="Startup time", **OFFLINE):
         yield Webui(url, data)
 
 
