@@ -1,4 +1,4 @@
-"""The page "Mist" under Settings: the values with which tab, Extras and scripts begin."""
+"""The page "Mist" under Settings: the values with which tab, Extras and scripts begin, and requests to the API."""
 
 from __future__ import annotations
 
@@ -87,6 +87,7 @@ def _whole(value: Any) -> Any:
 def on_ui_settings() -> None:
     for name, (label, component, options) in WIDGETS.items():
         option = shared.OptionInfo(getattr(DEFAULTS, name), label, component, options, section=SECTION)
-        shared.opts.add_option(f"mist_{name}", option.info(HINTS[name]) if name in HINTS else option)
+        option = option.info(HINTS[name]) if name in HINTS else option
+        shared.opts.add_option(f"mist_{name}", option.needs_reload_ui())
     folder = shared.OptionInfo(OUTPUT_FOLDER, "Output directory of the Mist tab", section=SECTION)
     shared.opts.add_option("mist_outdir", folder)

@@ -19,6 +19,7 @@ def server(request, host, data):
 @pytest.fixture(params=FAMILIES)
 def loaded(request, server):
     server.load(request.param)
+    server.name = f"{request.param} {server.flags}"
     assert request.param in server.get("/mist/v1/info")["model"]
     return server
 
@@ -26,11 +27,13 @@ def loaded(request, server):
 @pytest.mark.parametrize("low_vram", [False, True])
 def test_the_gradient_is_that_of_central_differences(loaded, low_vram):
     found = loaded.get(f"/mist_probe/check_gradient?low_vram={low_vram}")
+    print(f"{loaded.name}, low_vram {low_vram}: {found['relative']:.2g} from central differences")
     assert found["gradient"] > 0 and found["relative"] < 1e-3
 
 
 def test_every_attention_optimisation_gives_the_same_gradient(loaded):
     found = loaded.get("/mist_probe/check_attention")
+    print(f"{loaded.name}: {max(found.values()):.2g} at most between {', '.join(found)}")
     assert len(found) >= 7, found  # none, sdp, sdp-no-mem, sub-quadratic, V1, InvokeAI, Doggettx
     assert max(found.values()) < 1e-4
 

@@ -13,9 +13,16 @@ LOADED = "document.querySelector('#mist_picture img, #mist_picture canvas') != n
 NOT_OURS = ("cdnjs.cloudflare.com", "webui-assets")  # no network here; fonts come with another repository
 
 
+@pytest.fixture(scope="module")
+def webui(webui):
+    """With defaults from the settings page."""
+    webui.post("/sdapi/v1/options", {"mist_steps": 60, "mist_strength": 8})
+    webui.reload_ui()
+    return webui
+
+
 @pytest.fixture
 def tab(page, webui):  # noqa: F811
-    webui.post("/sdapi/v1/options", {"mist_steps": 60, "mist_strength": 8})
     page.open(webui.url)
     page.wait_for(f"{READY} && !!document.querySelector('#mist_protect')")
     page.evaluate(f"{OURS}.click()")
