@@ -24,8 +24,9 @@ def on_ui_tabs() -> list[tuple[gr.Blocks, str, str]]:
         with gr.Row(equal_height=False):
             with gr.Column(variant="compact"):
                 inputs = _sources()
-                widgets = controls.create("tab")
-                common = _common_inputs()
+                with gr.Column(elem_id="mist_settings"):
+                    widgets = controls.create("tab")
+                    common = _common_inputs()
             with gr.Column():
                 buttons = _buttons()
                 outputs = _results()
@@ -82,7 +83,7 @@ def _results() -> list[Any]:
                 show_label=False,
                 elem_id="mist_gallery",
                 columns=2,
-                height=420,
+                height=380,
                 object_fit="contain",
             )
         with gr.Row(elem_classes="image-buttons"):
@@ -163,6 +164,7 @@ def _report_of(outcome: Outcome, notices: list[str]) -> str:
     report = outcome.report
     lines = [report.summary(), f"{report.model}; {report.steps_done} steps in {report.seconds:.1f} s", *notices]
     full = html.escape(report.as_json())
+    lines = ["Left the protected picture, right what changed, amplified.", *lines]
     return "".join(f"<p>{html.escape(line)}</p>" for line in lines) + (
         f"<details><summary>Report</summary><pre class='mist-report'>{full}</pre></details>"
     )
