@@ -60,15 +60,17 @@ def test_a_picture_is_protected_watched_saved_and_sent_on(tab, saved, tmp_path):
     tab.click("#mist_protect")
     tab.wait_for("/Mist \\d+%/.test((document.querySelector('.progressDiv') || {}).textContent)")
     tab.wait_for("document.querySelector('#mist_gallery .livePreview img') != null")
-    tab.wait_for("document.querySelector('#mist_report').textContent.includes('PSNR')", 300)
+    tab.wait_for("document.querySelector('#mist_report').textContent.includes('PSNR')")
     assert tab.evaluate("document.querySelectorAll('#mist_gallery img').length") >= 2
     (path,) = saved()
     shift = np.abs(levels(Image.open(path)) - picture)
     assert 0 < shift.max() <= 8 and "Mist strength: 8" in Image.open(path).info["parameters"]
     tab.wait_for("document.querySelector('.progressDiv') == null")
-    tab.click("#mist_send_to_img2img")
-    sent = tab.wait_for("(document.querySelector('#img2img_image img') || {}).src")
-    assert sent and tab.evaluate("document.querySelector('#img2img_image').offsetParent != null")
+    for name, place in (("img2img", "img2img_image"), ("inpaint", "img2maskimg"), ("extras", "extras_image")):
+        tab.evaluate(f"{OURS}.click()")
+        tab.click(f"#mist_send_to_{name}")
+        tab.wait_for(f"!!(document.querySelector('#{place} img') || {{}}).src")
+        tab.wait_for(f"document.querySelector('#{place}').offsetParent != null")
     assert tab.evaluate("document.querySelector('#img2img_prompt textarea').value") == ""
     assert console(tab) == []
 
@@ -81,7 +83,7 @@ def test_only_what_is_painted_changes(tab, saved, tmp_path):
     left, top, width, height = tab.evaluate(f"(r => [r.left, r.top, r.width, r.height])({canvas})")
     tab.drag((left + width * 0.25, top + height * 0.5), (left + width * 0.5, top + height * 0.5))
     tab.click("#mist_protect")
-    tab.wait_for("document.querySelector('#mist_report').textContent.includes('PSNR')", 120)
+    tab.wait_for("document.querySelector('#mist_report').textContent.includes('PSNR')")
     (path,) = saved()
     shift = np.abs(levels(Image.open(path)) - picture).max(axis=2)
     rows, columns = np.nonzero(shift)
@@ -95,7 +97,7 @@ def test_an_interrupt_shows_what_was_reached_and_saves_nothing(tab, saved, tmp_p
     tab.click("#mist_protect")
     tab.wait_for("/Mist \\d+%/.test((document.querySelector('.progressDiv') || {}).textContent)")
     tab.click("#mist_interrupt")
-    tab.wait_for("document.querySelector('#mist_report').textContent.includes('Interrupted after')", 120)
+    tab.wait_for("document.querySelector('#mist_report').textContent.includes('Interrupted after')")
     assert saved() == []
 
 
@@ -107,12 +109,10 @@ def test_without_a_picture_the_page_says_so(tab):
 def test_a_preset_sets_the_controls(tab):
     field = "document.querySelector('#mist_tab_strength input[type=number]').value"
     assert tab.evaluate(field) == "8"  # from the settings page
-    tab.evaluate("document.querySelector('#mist_tab_preset input').focus()")
-    tab.wait_for("document.querySelectorAll('#mist_tab_preset ul li').length > 0")
-    tab.evaluate(
-        "[...document.querySelectorAll('#mist_tab_preset ul li')].find(l => l.textContent.trim().endsWith('mist'))"
-        ".dispatchEvent(new MouseEvent('mousedown', {bubbles: true}))"
-    )
+    option = "[...document.querySelectorAll('#mist_tab_preset li')].find(l => l.textContent.trim().endsWith('mist'))"
+    tab.press("document.querySelector('#mist_tab_preset input')")
+    tab.wait_for(f"!!{option}")
+    tab.press(option)
     tab.wait_for(f"{field} == '16'")
 
 
@@ -127,10 +127,50 @@ def test_a_directory_is_protected_with_a_row_for_each_file(tab, tmp_path):
     for name, value in (("in", folder), ("out", folder / "out")):
         field = f"document.querySelector('#mist_folder_{name} textarea')"
         tab.evaluate(f"{field}.value = {str(value)!r}; updateInput({field})")
-    tab.click("#mist_protect_folder")
-    tab.wait_for("document.querySelector('#mist_report').textContent.includes('2 of 3 protected')", 120)
+    tab.click("#mist_protect")
+    tab.wait_for("document.querySelector('#mist_report').textContent.includes('2 of 3 protected')")
     assert "broken.png" in tab.evaluate("document.querySelector('#mist_report').textContent")
     for number in range(2):
         made = Image.open(folder / "out" / f"p{number}.png")
         assert 0 < np.abs(levels(made) - painting(seed=number)).max() <= 8 and "Mist" in made.info["parameters"]
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["p0.png", "p1.png"]
+
+
+def choose_tab(tab, name):
+    tab.evaluate(
+        f"[...document.querySelectorAll('#tabs > .tab-nav button')].find(b => b.textContent.trim() == {name!r}).click()"
+    )
+
+
+def outputs(webui, folder):
+    return set((webui.data / "outputs" / folder).rglob("*.png"))
+
+
+def test_extras_protects_what_was_sent_to_it(tab, webui, tmp_path):
+    before = outputs(webui, "extras-images")
+    choose_tab(tab, "Extras")
+    picture = painting(64, 64)
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    tab.choose_files("#extras_image input[type=file]", tmp_path / "picture.png")
+    tab.wait_for("!!(document.querySelector('#extras_image img') || {}).src")
+    tab.click("#extras_upscale-visible-checkbox")
+    tab.click("#mist_extras_enable-visible-checkbox")
+    tab.click("#extras_generate")
+    tab.wait_for("document.querySelector('#html_info_extras').textContent.includes('Mist strength: 8')")
+    (path,) = outputs(webui, "extras-images") - before
+    assert 0 < np.abs(levels(Image.open(path)) - picture).max() <= 8
+    assert console(tab) == []
+
+
+def test_txt2img_protects_what_it_makes(tab, webui):
+    before = outputs(webui, "txt2img-images")
+    choose_tab(tab, "txt2img")
+    tab.click("#mist_txt2img_enable-visible-checkbox")
+    for name in ("width", "height"):
+        field = f"document.querySelector('#txt2img_{name} input[type=number]')"
+        tab.evaluate(f"{field}.value = 128; updateInput({field}); {field}.dispatchEvent(new Event('change'))")
+    tab.click("#txt2img_generate")
+    tab.wait_for("document.querySelector('#html_info_txt2img').textContent.includes('Mist strength: 8')")
+    (path,) = outputs(webui, "txt2img-images") - before
+    assert "Mist strength: 8" in Image.open(path).info["parameters"]
+    assert console(tab) == []
