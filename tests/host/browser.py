@@ -53,7 +53,7 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait_for(self, script, seconds=300):
+    def wait_for(self, script, seconds=120):
         """The script's value as soon as it is true."""
         until = time.monotonic() + seconds
         while not (value := self.evaluate(script)):

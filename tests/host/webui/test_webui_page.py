@@ -44,6 +44,14 @@ def upload(page, path, picture):  # noqa: F811
     page.wait_for(LOADED)
 
 
+def begin(page):  # noqa: F811
+    """Protect, and wait until the bar moves; or what the page says instead."""
+    page.click("#mist_protect")
+    bar, error = "document.querySelector('.progressDiv')", "document.querySelector('#mist_log .error')"
+    said = page.wait_for(f"/Mist \\d+%/.test(({bar} || {{}}).textContent) || ({error} || {{}}).textContent")
+    assert said is True
+
+
 def set_number(page, name, value):  # noqa: F811
     """As a user does, in the field beside a slider."""
     field = f"document.querySelector('#mist_tab_{name} input[type=number]')"
@@ -57,8 +65,7 @@ def console(page):  # noqa: F811
 def test_a_picture_is_protected_watched_saved_and_sent_on(tab, saved, tmp_path):
     picture = painting(192, 256)
     upload(tab, tmp_path / "picture.png", picture)
-    tab.click("#mist_protect")
-    tab.wait_for("/Mist \\d+%/.test((document.querySelector('.progressDiv') || {}).textContent)")
+    begin(tab)
     tab.wait_for("document.querySelector('#mist_gallery .livePreview img') != null")
     tab.wait_for("document.querySelector('#mist_report').textContent.includes('PSNR')")
     assert tab.evaluate("document.querySelectorAll('#mist_gallery img').length") >= 2
@@ -94,8 +101,7 @@ def test_only_what_is_painted_changes(tab, saved, tmp_path):
 def test_an_interrupt_shows_what_was_reached_and_saves_nothing(tab, saved, tmp_path):
     upload(tab, tmp_path / "picture.png", painting(192, 256))
     set_number(tab, "steps", 500)
-    tab.click("#mist_protect")
-    tab.wait_for("/Mist \\d+%/.test((document.querySelector('.progressDiv') || {}).textContent)")
+    begin(tab)
     tab.click("#mist_interrupt")
     tab.wait_for("document.querySelector('#mist_report').textContent.includes('Interrupted after')")
     assert saved() == []
@@ -156,7 +162,7 @@ def test_extras_protects_what_was_sent_to_it(tab, webui, tmp_path):
     tab.click("#extras_upscale-visible-checkbox")
     tab.click("#mist_extras_enable-visible-checkbox")
     tab.click("#extras_generate")
-    tab.wait_for("document.querySelector('#html_info_extras').textContent.includes('Mist strength: 8')")
+    tab.wait_for("document.querySelector('#tab_extras').textContent.includes('Mist strength: 8')")
     (path,) = outputs(webui, "extras-images") - before
     assert 0 < np.abs(levels(Image.open(path)) - picture).max() <= 8
     assert console(tab) == []
