@@ -65,7 +65,7 @@ def interrupt_at(shared, step):
 
 
 def test_every_control_is_a_widget_and_has_one_place():
-    names = [name for name in Controls.__dataclass_fields__]
+    names = list(Controls.__dataclass_fields__)
     assert sorted(face.controls.NAMES) == sorted(face.options.WIDGETS) == sorted(names)
     assert set(face.options.HINTS) <= set(names)
 
