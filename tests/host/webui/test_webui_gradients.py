@@ -1,8 +1,9 @@
 """In the real web UI: the gradient of the fused loss, through all that the host has put in its way."""
 
+import numpy as np
 import pytest
 
-from .server import running
+from .server import decoded, levels, painting, running
 
 FLAGS = {"plain": (), "medvram": ("--medvram",), "lowvram": ("--lowvram",)}
 FAMILIES = ("sd1", "sd2v", "sdxl")
@@ -48,3 +49,12 @@ def test_memory_flags_change_nothing(loaded):
     for low_vram in (False, True):
         norm = loaded.get(f"/mist_probe/gradient_digest?low_vram={low_vram}")["norm"]
         assert norm == pytest.approx(norms.setdefault(model, norm), rel=1e-5)
+
+
+def test_a_generation_is_as_before_after_a_protection(loaded):
+    before = loaded.txt2img()["images"]
+    picture = painting()
+    for low_vram in (False, True):
+        answer = loaded.protect(picture, settings={"steps": 2, "strength": 6, "low_vram": low_vram})
+        assert 0 < np.abs(levels(decoded(answer["image"])) - picture).max() <= 6
+        assert loaded.txt2img()["images"] == before

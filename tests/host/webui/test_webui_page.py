@@ -1,5 +1,7 @@
 """The page as a user meets it, in headless Chromium."""
 
+import base64
+
 import numpy as np
 import pytest
 from browser import page  # noqa: F401  # a fixture
@@ -62,7 +64,7 @@ def console(page):  # noqa: F811
     return [entry for entry in page.console if not any(word in entry for word in NOT_OURS)]
 
 
-def test_a_picture_is_protected_watched_saved_and_sent_on(tab, saved, tmp_path):
+def test_a_picture_is_protected_watched_saved_and_sent_on(tab, webui, saved, tmp_path):
     picture = painting(192, 256)
     upload(tab, tmp_path / "picture.png", picture)
     begin(tab)
@@ -72,6 +74,8 @@ def test_a_picture_is_protected_watched_saved_and_sent_on(tab, saved, tmp_path):
     (path,) = saved()
     shift = np.abs(levels(Image.open(path)) - picture)
     assert 0 < shift.max() <= 8 and "Mist strength: 8" in Image.open(path).info["parameters"]
+    read = webui.post("/sdapi/v1/png-info", {"image": base64.b64encode(path.read_bytes()).decode()})["parameters"]
+    assert read["Mist strength"] == "8" and read["Mist steps"] == "60" and read["Mist mode"] == "fused"
     tab.wait_for("document.querySelector('.progressDiv') == null")
     for name, place in (("img2img", "img2img_image"), ("inpaint", "img2maskimg"), ("extras", "extras_image")):
         tab.evaluate(f"{OURS}.click()")
