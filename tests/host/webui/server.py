@@ -27,6 +27,8 @@ OFFLINE = {"TRANSFORMERS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
 def prepare(host: Host, data: Path) -> Path:
     """Checkpoints, LoRA, tokenizer and our two extensions in a data folder."""
     host.script(HERE / "checkpoints.py", host.folder, data)
+    # The web UI's other previews of sampling would download a model for SDXL.
+    (data / "config.json").write_text(json.dumps({"show_progress_type": "Approx cheap"}))
     (data / "extensions").mkdir()
     (data / "extensions" / "mist").symlink_to(ROOT, target_is_directory=True)
     (data / "extensions" / "mist_probe").symlink_to(HERE / "probe", target_is_directory=True)
