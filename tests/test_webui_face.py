@@ -167,6 +167,15 @@ def test_painting_says_where(mode, painted_changes):
     assert (inside > 0) == painted_changes and (outside > 0) != painted_changes
 
 
+@pytest.mark.parametrize("sent", ["data:picture", {"image": "data:picture", "mask": None}])
+def test_a_picture_chosen_a_moment_ago_has_nothing_painted_on_it(monkeypatch, sent):
+    monkeypatch.setattr(webui_face.Component, "preprocess", lambda _, value: value, raising=False)
+    value = face.gradio_versions.Canvas().preprocess(sent)
+    mask = Image.open(io.BytesIO(base64.b64decode(value["mask"].split(",")[1])))
+    assert value["image"] == "data:picture" and mask.mode == "RGBA" and mask.getchannel("A").getextrema() == (0, 0)
+    assert face.gradio_versions.Canvas().preprocess(None) is None
+
+
 def test_a_mask_picture_and_painting_both_count():
     drawn, mask = Image.new("L", (64, 64)), Image.new("L", (8, 8), 255)
     drawn.paste(255, (0, 0, 32, 64))
