@@ -5,5 +5,6 @@ function mist_submit() {
     requestProgress(task, byId("mist_gallery_container"), byId("mist_gallery"), () => {});
     const inputs = Array.from(arguments);
     inputs[0] = task;
+    inputs[1] = get_tab_index("mist_sources"); // a picture, or a directory
     return inputs;
 }

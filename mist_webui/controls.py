@@ -6,26 +6,42 @@ from dataclasses import asdict
 from typing import Any
 
 import gradio as gr
+from modules.ui_components import FormRow
 
 from mist_attack.settings import Controls, preset_controls, preset_names
 
 from . import options
 
-SEEN = ("strength", "steps", "objective", "fusion_weight")
-FOLDED = tuple(name for name in options.WIDGETS if name not in SEEN)
-NAMES = (*SEEN, *FOLDED)
+SEEN = (("strength", "steps"), ("objective", "fusion_weight"))
+FOLDED = (
+    ("view", "working_size"),
+    ("target", "prompt"),
+    ("gradient", "direction"),
+    ("step", "seed"),
+    ("low_vram", "step_decay", "keep_tone"),
+)
+NAMES = tuple(name for row in (*SEEN, *FOLDED) for name in row)
 """The order of the widgets' values; API users of the always-on script name them instead (`values_from`)."""
 
 
 def create(where: str) -> dict[str, Any]:
     """Widgets by name, in the order of NAMES. `where` makes their ids: mist_<where>_<name>."""
-    preset = gr.Dropdown(preset_names(), value="default", label="Preset", elem_id=f"mist_{where}_preset")
-    widgets = {name: _widget(name, where) for name in SEEN}
+    with FormRow():
+        preset = gr.Dropdown(preset_names(), value="default", label="Preset", elem_id=f"mist_{where}_preset")
+    widgets = _rows(SEEN, where)
     with gr.Accordion("More Mist options", open=False, elem_id=f"mist_{where}_more"):
-        widgets |= {name: _widget(name, where) for name in FOLDED}
+        widgets |= _rows(FOLDED, where)
     for component in (preset, *widgets.values()):
         component.do_not_save_to_config = True  # their values come from the settings page
     preset.change(fn=_values_of_preset, inputs=[preset], outputs=list(widgets.values()), show_progress=False)
+    return widgets
+
+
+def _rows(rows: tuple[tuple[str, ...], ...], where: str) -> dict[str, Any]:
+    widgets = {}
+    for names in rows:
+        with FormRow(elem_classes="mist-controls"):
+            widgets |= {name: _widget(name, where) for name in names}
     return widgets
 
 

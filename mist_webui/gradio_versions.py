@@ -11,16 +11,35 @@ from PIL import Image
 MAJOR = int(gr.__version__.split(".")[0])
 
 
-def picture(**options: Any) -> gr.Image:
+NOTHING_PAINTED = (
+    "data:image/png;base64,"
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg=="
+)
+
+
+class Canvas(gr.Image):
+    """gradio 3's, which fails on what the page sends in the moment after a picture was chosen: no mask yet."""
+
+    def get_block_name(self) -> str:
+        return "image"
+
+    def preprocess(self, x: Any) -> Any:
+        value = {"image": x, "mask": None} if isinstance(x, str) else x
+        if value is not None and not value["mask"]:
+            value = {**value, "mask": NOTHING_PAINTED}
+        return super().preprocess(value)
+
+
+def picture(kind: type[gr.Image] = gr.Image, **options: Any) -> gr.Image:
     """A picture to drop, paste or choose, as PIL with its alpha."""
     source = {"source": "upload"} if MAJOR < 4 else {"sources": ["upload", "clipboard"]}
-    return gr.Image(type="pil", image_mode="RGBA", interactive=True, **source, **options)
+    return kind(type="pil", image_mode="RGBA", interactive=True, **source, **options)
 
 
 def canvas(**options: Any) -> Any:
     """A picture that can be painted on; see `painted`."""
     if MAJOR < 4:
-        return picture(tool="sketch", brush_color="#ffffff", **options)
+        return picture(Canvas, tool="sketch", brush_color="#ffffff", **options)
     brush = gr.Brush(colors=["#ffffff"], color_mode="fixed")
     return gr.ImageEditor(type="pil", image_mode="RGBA", brush=brush, transforms=(), **options)
 

@@ -1,4 +1,4 @@
-"""The page "Mist" under Settings: the values with which tab, Extras and scripts begin."""
+"""The page "Mist" under Settings: the values with which tab, Extras and scripts begin, and requests to the API."""
 
 from __future__ import annotations
 
@@ -34,28 +34,30 @@ WIDGETS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "view": ("View", *radio("whole", "tiles", "both")),
     "working_size": ("Working size", *slider(64, 2048, 64)),
     "target": ("Target", gr.Dropdown, {"choices": target_names()}),
-    "low_vram": ("Low VRAM", gr.Checkbox, {}),
+    "low_vram": ("Low VRAM: slower, less memory", gr.Checkbox, {}),
     "seed": ("Seed", gr.Number, {"precision": 0}),
     "gradient": ("Gradient", *radio("exact", "sds")),
     "direction": ("Direction", *radio("ascent", "descent")),
     "step": ("Step size", *slider(0.1, 16, 0.1)),
-    "step_decay": ("Decaying steps", gr.Checkbox, {}),
-    "keep_tone": ("Keep tone", gr.Checkbox, {}),
-    "prompt": ("Prompt of the semantic term", gr.Textbox, {}),
+    "step_decay": ("Decaying steps: end finely", gr.Checkbox, {}),
+    "keep_tone": ("Keep tone: not darker, not tinted", gr.Checkbox, {}),
+    "prompt": ("Prompt", gr.Textbox, {}),
 }
 """Every control of `mist_attack.settings.Controls`: label, gradio class, its options."""
 
 HINTS = {
-    "strength": "grey levels of 0 to 255 by which a value may move; Mist's 16 can be seen in flat areas",
-    "objective": "textural pulls towards the target, semantic away from what the model understands, fused does both",
-    "fusion_weight": "of semantic against textural, an exponent as in Mist",
-    "view": "what the model sees of a large picture: all of it reduced, tiles at native scale, or both",
-    "working_size": "side in pixels of the square whose area the model sees at once",
-    "seed": "-1 draws one",
-    "low_vram": "computes more and remembers less",
-    "gradient": "through the UNet, or by score distillation without it (faster)",
+    "strength": "grey levels by which a value may move; 16 can be seen in flat areas",
+    "steps": "more are slower and stronger",
+    "objective": "textural: towards the target; semantic: away from what the model knows; fused: both",
+    "fusion_weight": "semantic against textural, an exponent as in Mist; fused only",
+    "view": "of a large picture: all of it reduced, tiles at native scale, or both",
+    "working_size": "side in pixels of the square that the model sees at once",
+    "target": "textural: the pattern that the model is to see instead",
+    "prompt": "semantic: what the picture is",
+    "gradient": "semantic: through the UNet, or score distillation without it (faster)",
+    "direction": "semantic: denoising made harder (as in Mist) or easier",
     "step": "grey levels",
-    "keep_tone": "the picture gets neither darker nor tinted",
+    "seed": "-1 draws one",
 }
 
 
@@ -87,6 +89,7 @@ def _whole(value: Any) -> Any:
 def on_ui_settings() -> None:
     for name, (label, component, options) in WIDGETS.items():
         option = shared.OptionInfo(getattr(DEFAULTS, name), label, component, options, section=SECTION)
-        shared.opts.add_option(f"mist_{name}", option.info(HINTS[name]) if name in HINTS else option)
+        option = option.info(HINTS[name]) if name in HINTS else option
+        shared.opts.add_option(f"mist_{name}", option.needs_reload_ui())
     folder = shared.OptionInfo(OUTPUT_FOLDER, "Output directory of the Mist tab", section=SECTION)
     shared.opts.add_option("mist_outdir", folder)

@@ -10,31 +10,35 @@ import gradio as gr
 from modules import call_queue, infotext_utils, shared
 from PIL import Image, ImageChops, ImageOps
 
-from mist_attack.errors import MistError, PictureError
+from mist_attack.errors import MistError, PictureError, SettingsError
+from mist_attack.settings import Settings
 
 from . import controls, folder, gradio_versions, infotext, options, saving
 from .jobs import Outcome, protect_picture
 
+PICTURE = 0
+"""The first of the sources; the other is a directory."""
 PAINTED, NOT_PAINTED = "Protect what is painted", "Protect what is not painted"
 
 
 def on_ui_tabs() -> list[tuple[gr.Blocks, str, str]]:
     with gr.Blocks(analytics_enabled=False) as tab:
-        task = gr.Label(visible=False)  # the web UI's javascript puts the task's id here
+        # javascript/mist.js fills in the task's id and which of the sources is chosen.
+        asked = [gr.Label(visible=False), gr.Number(value=PICTURE, visible=False, precision=0)]
         with gr.Row(equal_height=False):
             with gr.Column(variant="compact"):
-                inputs = _sources()
-                widgets = controls.create("tab")
-                common = _common_inputs()
+                sources = _sources()
+                with gr.Column(elem_id="mist_settings"):
+                    widgets = controls.create("tab")
+                    common = _common_inputs()
             with gr.Column():
                 buttons = _buttons()
                 outputs = _results()
-        arguments = [*common, *widgets.values()]
-        _connect(buttons, task, inputs, arguments, outputs)
+        _connect(*buttons, [*asked, *sources, *common, *widgets.values()], outputs)
     return [(tab, "Mist", "mist_tab")]
 
 
-def _sources() -> dict[str, Any]:
+def _sources() -> list[Any]:
     with gr.Tabs(elem_id="mist_sources"):
         with gr.TabItem("Picture", elem_id="mist_source_picture"):
             canvas = gradio_versions.canvas(label="Picture", show_label=False, elem_id="mist_picture", height=420)
@@ -46,8 +50,7 @@ def _sources() -> dict[str, Any]:
             source = gr.Textbox(label="Input directory", elem_id="mist_folder_in", **shared.hide_dirs)
             destination = gr.Textbox(label="Output directory", elem_id="mist_folder_out", **shared.hide_dirs)
             gr.HTML("Left empty, the output directory is 'mist' inside the input directory. Originals are not touched.")
-            start = gr.Button("Protect directory", elem_id="mist_protect_folder")
-    return {"picture": [canvas, mode, mask], "folder": [source, destination], "start": start}
+    return [canvas, mode, mask, source, destination]
 
 
 def _common_inputs() -> list[Any]:
@@ -67,18 +70,23 @@ def _common_inputs() -> list[Any]:
     return [target, size, save]
 
 
-def _buttons() -> dict[str, Any]:
+def _buttons() -> tuple[Any, Any]:
     with gr.Row():
         protect = gr.Button("Protect", variant="primary", elem_id="mist_protect")
         interrupt = gr.Button("Interrupt", elem_id="mist_interrupt")
-    return {"protect": protect, "interrupt": interrupt}
+    return protect, interrupt
 
 
 def _results() -> list[Any]:
     with gr.Column(variant="panel", elem_id="mist_results_panel"):
         with gr.Group(elem_id="mist_gallery_container"):
             gallery = gradio_versions.gallery(
-                label="Protected, and what changed", show_label=False, elem_id="mist_gallery", columns=2, height=420
+                label="Protected, and what changed",
+                show_label=False,
+                elem_id="mist_gallery",
+                columns=2,
+                height=380,
+                object_fit="contain",
             )
         with gr.Row(elem_classes="image-buttons"):
             for name in ("img2img", "inpaint", "extras"):
@@ -91,46 +99,56 @@ def _results() -> list[Any]:
     return [gallery, report, log]
 
 
-def _connect(
-    buttons: dict[str, Any], task: Any, inputs: dict[str, Any], arguments: list[Any], outputs: list[Any]
-) -> None:
-    for button, function, own in (
-        (buttons["protect"], _protect_picture, inputs["picture"]),
-        (inputs["start"], _protect_folder, inputs["folder"]),
-    ):
-        queued = call_queue.wrap_gradio_gpu_call(function, extra_outputs=[None, ""])
-        gradio_versions.on_click(button, queued, js="mist_submit", inputs=[task, *own, *arguments], outputs=outputs)
-    buttons["interrupt"].click(fn=lambda: shared.state.interrupt(), inputs=[], outputs=[], queue=False)
+def _connect(protect: Any, interrupt: Any, inputs: list[Any], outputs: list[Any]) -> None:
+    queued = call_queue.wrap_gradio_gpu_call(_protect, extra_outputs=[None, ""])
+    gradio_versions.on_click(protect, queued, js="mist_submit", inputs=inputs, outputs=outputs)
+    interrupt.click(fn=lambda: shared.state.interrupt(), inputs=[], outputs=[], queue=False)
+
+
+def _protect(
+    task: str,
+    chosen: int,
+    canvas: Any,
+    mode: str,
+    mask: Any,
+    source: str,
+    destination: str,
+    target: Any,
+    size: float,
+    save: bool,
+    *values: Any,
+) -> list[Any]:
+    """Gallery, report and log."""
+    try:
+        settings = options.settings_from(controls.values_from(values))
+        output = {"target": target, "output_size": int(size)}
+        if chosen == PICTURE:
+            return _protect_picture(canvas, mode, mask, settings, save, output)
+        return _protect_folder(source.strip(), destination.strip(), settings, output)
+    except MistError as error:
+        return [None, "", f"<div class='error'>{html.escape(str(error))}</div>"]
 
 
 def _protect_picture(
-    task: str, canvas: Any, mode: str, mask: Any, target: Any, size: float, save: bool, *values: Any
-) -> Any:
-    try:
-        picture, drawn = gradio_versions.painted(canvas)
-        if picture is None:
-            raise PictureError("Choose a picture first: drop it, paste it, or click the field.")
-        picture = _without_opaque_alpha(picture)
-        settings = options.settings_from(controls.values_from(values))
-        both = _combined(mask, drawn, mode, picture.size)
-        outcome = protect_picture(picture, settings, mask=both, target=target, output_size=int(size))
-        return _shown(outcome, picture, save)
-    except MistError as error:
-        return [None, "", _error(str(error))]
+    canvas: Any, mode: str, mask: Any, settings: Settings, save: bool, output: dict[str, Any]
+) -> list[Any]:
+    picture, drawn = gradio_versions.painted(canvas)
+    if picture is None:
+        raise PictureError("Choose a picture first: drop it, paste it, or click the field.")
+    picture = _without_opaque_alpha(picture)
+    both = _combined(mask, drawn, mode, picture.size)
+    shared.state.job_count = 1
+    return _shown(protect_picture(picture, settings, mask=both, **output), picture, save)
 
 
-def _protect_folder(
-    task: str, source: str, destination: str, target: Any, size: float, save: bool, *values: Any
-) -> Any:
-    try:
-        if shared.cmd_opts.hide_ui_dir_config:
-            raise MistError("Directories cannot be named here: the web UI runs with --hide-ui-dir-config.")
-        settings = options.settings_from(controls.values_from(values))
-        folders = Path(source.strip() or "."), Path(destination.strip() or Path(source.strip()) / "mist")
-        rows, last = folder.protect_folder(*folders, settings, target=target, output_size=int(size))
-        return [None if last is None else [str(last)], folder.table(rows), ""]
-    except MistError as error:
-        return [None, "", _error(str(error))]
+def _protect_folder(source: str, destination: str, settings: Settings, output: dict[str, Any]) -> list[Any]:
+    if shared.cmd_opts.hide_ui_dir_config:
+        raise MistError("Directories cannot be named here: the web UI runs with --hide-ui-dir-config.")
+    if not source:
+        raise SettingsError("Name a directory of pictures on the server first.")
+    folders = Path(source), Path(destination) if destination else Path(source) / "mist"
+    rows, last = folder.protect_folder(*folders, settings, **output)
+    return [None if last is None else [str(last)], folder.table(rows), ""]
 
 
 def _shown(outcome: Outcome, picture: Image.Image, save: bool) -> list[Any]:
@@ -154,6 +172,7 @@ def _report_of(outcome: Outcome, notices: list[str]) -> str:
     report = outcome.report
     lines = [report.summary(), f"{report.model}; {report.steps_done} steps in {report.seconds:.1f} s", *notices]
     full = html.escape(report.as_json())
+    lines = ["Left the protected picture, right what changed, amplified.", *lines]
     return "".join(f"<p>{html.escape(line)}</p>" for line in lines) + (
         f"<details><summary>Report</summary><pre class='mist-report'>{full}</pre></details>"
     )
@@ -177,7 +196,3 @@ def _without_opaque_alpha(picture: Image.Image) -> Image.Image:
     if picture.mode == "RGBA" and picture.getchannel("A").getextrema() == (255, 255):
         return picture.convert("RGB")
     return picture
-
-
-def _error(message: str) -> str:
-    return f"<div class='error'>{html.escape(message)}</div>"

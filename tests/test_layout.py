@@ -1,6 +1,7 @@
 """The architecture's promises: which way imports point, what importing does, what hosts must never install for us."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -64,6 +65,15 @@ def test_a_host_adapter_imports_only_its_own_host(path):
 def test_the_package_imports_itself_relatively(path):
     """Hosts import it under names of their own."""
     assert not [name for level, name in imports(path) if not level and name.split(".")[0] == "mist_attack"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "mist_webui").glob("*.py")), ids=lambda p: p.stem)
+def test_what_the_web_ui_face_takes_from_the_engine_is_there(path):
+    """Its modules can be imported in a web UI alone, so nothing else would tell."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mist_attack":
+            module = importlib.import_module(node.module)
+            assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
 
 
 def test_importing_does_nothing():

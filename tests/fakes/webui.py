@@ -217,10 +217,10 @@ def _fake_modules():
         "sd_unet": {"current_unet": None, "apply_unet": lambda option=None: None},
         "shared": {"sd_model": None},
     }
-    return {name: _module(f"modules.{name}", values) for name, values in contents.items()}
+    return {name: new_module(f"modules.{name}", values) for name, values in contents.items()}
 
 
-def _module(name, values):
+def new_module(name, values):
     module = ModuleType(name)
     module.__spec__ = importlib.machinery.ModuleSpec(name, None)
     vars(module).update(values)
@@ -232,11 +232,7 @@ modules = _fake_modules()
 
 
 @contextmanager
-def installed(**extra):
-    """`modules` in sys.modules, as in the web UI's process."""
-    root = _module("modules", {**modules, **extra})
-    root.__path__ = []
-    names = {"modules": root} | {f"modules.{name}": module for name, module in {**modules, **extra}.items()}
+def in_sys_modules(names):
     before = {name: sys.modules.get(name) for name in names}
     sys.modules.update(names)
     try:
@@ -247,6 +243,16 @@ def installed(**extra):
                 del sys.modules[name]
             else:
                 sys.modules[name] = module
+
+
+@contextmanager
+def installed(**more):
+    """`modules` in sys.modules, as in the web UI's process."""
+    inside = modules | more
+    root = new_module("modules", inside)
+    root.__path__ = []
+    with in_sys_modules({"modules": root} | {f"modules.{name}": module for name, module in inside.items()}):
+        yield
 
 
 def adapter():

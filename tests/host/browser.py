@@ -53,7 +53,7 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait_for(self, script, seconds=60):
+    def wait_for(self, script, seconds=120):
         """The script's value as soon as it is true."""
         until = time.monotonic() + seconds
         while not (value := self.evaluate(script)):
@@ -69,6 +69,14 @@ class Page:
 
     def click(self, selector):
         self.evaluate(f"document.querySelector({selector!r}).click()")
+
+    def press(self, element):
+        """A real click with the left button on what the script `element` finds."""
+        self.evaluate(f"{element}.scrollIntoView({{block: 'center'}})")
+        box = f"(r => [r.left + r.width / 2, r.top + r.height / 2])({element}.getBoundingClientRect())"
+        x, y = self.evaluate(box)
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def drag(self, start, end):
         """A stroke with the left button."""

@@ -79,10 +79,12 @@ def free_port():
 
 
 class Server:
-    """A host's server: answers `url` when the constructor returns; a context that stops it."""
+    """A host's server: answers `url` when the constructor returns; a context that stops it.
 
-    def __init__(self, command, folder, url, log, *, seconds=300, **more):
-        self.url, self.log = url, Path(log)
+    `said`: what its log says when it may be asked; a question that comes too early ends some hosts."""
+
+    def __init__(self, command, folder, url, log, *, said="", seconds=300, **more):
+        self.url, self.log, self.said = url, Path(log), said
         with self.log.open("w") as output:
             self.process = subprocess.Popen(
                 [str(word) for word in command],
@@ -107,6 +109,8 @@ class Server:
             time.sleep(0.5)
 
     def _answers(self):
+        if self.said not in self.log.read_text(errors="replace"):
+            return False
         try:
             with urllib.request.urlopen(self.url, timeout=5) as answer:
                 return answer.status == 200

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
@@ -19,12 +20,15 @@ FLAGS = (
     "--skip-prepare-environment --skip-torch-cuda-test --skip-version-check --no-half --use-cpu all "
     "--do-not-download-clip --no-download-sd-model --api --disable-console-progressbars"
 )
+STARTED = "Startup time"
 OFFLINE = {"TRANSFORMERS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
 
 
 def prepare(host: Host, data: Path) -> Path:
     """Checkpoints, LoRA, tokenizer and our two extensions in a data folder."""
     host.script(HERE / "checkpoints.py", host.folder, data)
+    # The web UI's other previews of sampling would download a model for SDXL.
+    (data / "config.json").write_text(json.dumps({"show_progress_type": "Approx cheap"}))
     (data / "extensions").mkdir()
     (data / "extensions" / "mist").symlink_to(ROOT, target_is_directory=True)
     (data / "extensions" / "mist_probe").symlink_to(HERE / "probe", target_is_directory=True)
@@ -32,8 +36,8 @@ def prepare(host: Host, data: Path) -> Path:
 
 
 class Webui:
-    def __init__(self, url: str, data: Path) -> None:
-        self.url, self.data = url, data
+    def __init__(self, url: str, data: Path, log: Path) -> None:
+        self.url, self.data, self.log = url, data, log
 
     def request(self, path, body=None, method=None):
         """(status, answer)"""
@@ -59,6 +63,15 @@ class Webui:
     def load(self, checkpoint):
         self.post("/sdapi/v1/options", {"sd_model_checkpoint": f"{checkpoint}.safetensors"})
 
+    def reload_ui(self):
+        """As the button at the foot of the page does."""
+        begun = self.log.read_text().count(STARTED)
+        self.get("/mist_probe/reload_ui")
+        until = time.monotonic() + 300
+        while self.log.read_text().count(STARTED) == begun:
+            assert time.monotonic() < until, self.log.read_text()
+            time.sleep(0.5)
+
     def txt2img(self, **options):
         request = {"prompt": "a cat", "steps": 3, "width": 128, "height": 128, "seed": 5, "sampler_name": "Euler"}
         return self.post("/sdapi/v1/txt2img", request | options)
@@ -72,11 +85,12 @@ def running(host: Host, data: Path, checkpoint: str = "sd1", *flags: str):
     """A web UI that answers on our routes, the last to appear; stopped afterwards."""
     port = free_port()
     file = data / "models" / "Stable-diffusion" / f"{checkpoint}.safetensors"
-    own = ("--data-dir", data, "--port", port, "--ckpt", file)
+    own = ("--data-dir", data, "--port", port, "--ckpt", file, "--gradio-allowed-path", host.folder)
     url = f"http://127.0.0.1:{port}"
     command = [host.python, host.folder / "launch.py", *own, *FLAGS.split(), *flags]
-    with Server(command, data, f"{url}/mist/v1/info", data / f"log-{port}.txt", **OFFLINE):
-        yield Webui(url, data)
+    log = data / f"log-{port}.txt"
+    with Server(command, data, f"{url}/mist/v1/info", log, said=STARTED, **OFFLINE):
+        yield Webui(url, data, log)
 
 
 def encoded(picture) -> str:

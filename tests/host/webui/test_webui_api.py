@@ -1,10 +1,15 @@
 """The HTTP API, and that the web UI goes on exactly as before, whatever a protection did."""
 
+import re
+import subprocess
+import sys
 import threading
 import time
 
 import numpy as np
 import pytest
+from host_process import ROOT
+from PIL import Image
 
 from .server import decoded, encoded, levels, painting
 
@@ -164,3 +169,19 @@ def test_lora_of_an_earlier_generation_is_taken_off(webui, before):
 def test_the_documentation_lists_our_routes(webui):
     paths = webui.get("/openapi.json")["paths"]
     assert "post" in paths["/mist/v1/protect"] and "get" in paths["/mist/v1/info"]
+
+
+def documented(language):
+    text = (ROOT / "docs" / "webui.md").read_text("utf-8")
+    return re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)[1]
+
+
+@pytest.mark.parametrize("language", ["sh", "python"])
+def test_the_documented_clients_work_as_they_are_written(webui, tmp_path, language):
+    Image.fromarray(painting()).save(tmp_path / "picture.png")
+    text = documented(language).replace("http://127.0.0.1:7860", webui.url).replace('"steps": 40', '"steps": 2')
+    command = ["bash", "-ec", text] if language == "sh" else [sys.executable, "-c", text]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ("sd1" if language == "sh" else "grey levels at most; Mist: ") in done.stdout
+    assert 0 < np.abs(levels(Image.open(tmp_path / "protected.png")) - painting()).max() <= 8

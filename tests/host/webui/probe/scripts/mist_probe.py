@@ -189,6 +189,11 @@ def last_comments():
     return {"comments": comments[-1]}
 
 
+def reload_ui():
+    """What the button of that name does."""
+    shared.state.request_restart()
+
+
 class ExtrasJob(BaseModel):
     mode: int
     source: str
@@ -224,6 +229,7 @@ def routes(_, app):
         state,
         fail_at,
         last_comments,
+        reload_ui,
     ):
         app.add_api_route(f"/mist_probe/{function.__name__}", function, methods=["GET"])
 

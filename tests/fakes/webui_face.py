@@ -1,0 +1,174 @@
+"""What the web UI's face imports besides the adapter's `modules`: gradio, fastapi, pydantic and more of the host.
+
+Just enough for `mist_webui` to be imported and called; what it shows and says is kept in `shown` and `said`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from contextlib import nullcontext
+from types import ModuleType, SimpleNamespace
+
+from PIL import Image
+
+from . import webui
+
+shown: list[Component] = []
+"""Every component in the order in which it was made."""
+said: list[str] = []
+"""What was told to the page."""
+
+
+class Component:
+    """Any component of gradio, also as a context."""
+
+    def __init__(self, *arguments, **options):
+        self.arguments, self.options, self.value = arguments, options, options.get("value")
+        shown.append(self)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def _event(self, **_):
+        return None
+
+    click = change = _event
+
+    def texts(self):
+        """Words for a reader's eyes, but not the names that are settings."""
+        first = self.arguments[0] if self.arguments else None
+        found = [first if isinstance(first, str) else None, self.options.get("label"), self.options.get("info")]
+        if isinstance(first, list) and self.options.get("elem_id") == "mist_mask_mode":
+            found += first
+        return [text for text in found if text]
+
+
+class Gradio(ModuleType):
+    __version__ = "3.41.2"
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Component
+
+    @staticmethod
+    def Warning(message):  # noqa: N802
+        said.append(message)
+
+
+class OptionInfo:
+    def __init__(self, default, label, *_, section):
+        self.default, self.label, self.section = default, label, section
+
+    def info(self, _):
+        return self
+
+    needs_reload_ui = lambda self: self  # noqa: E731
+
+
+class State(SimpleNamespace):
+    """`shared.state` before a job."""
+
+    def __init__(self):
+        super().__init__(interrupted=False, skipped=False, stopping_generation=False, job="", job_count=1, job_no=0)
+        self.sampling_step, self.sampling_steps, self.textinfo, self.current_latent = 0, 0, None, "a stale latent"
+        self.previews = 0
+
+    def begin(self, job):
+        self.job = job
+
+    def end(self):
+        self.job = ""
+
+    def assign_current_image(self, image):
+        assert isinstance(image, Image.Image)
+        self.previews += 1
+
+
+class HTTPException(Exception):  # noqa: N818
+    def __init__(self, status_code, detail, headers=None):
+        self.status_code, self.detail = status_code, detail
+
+
+class BaseModel:
+    def __init__(self, **values):
+        for name, value in values.items():
+            setattr(self, name, value)
+
+
+def _field(default=None, default_factory=None, **_):
+    return default_factory() if default_factory else default
+
+
+def _options():
+    return SimpleNamespace(
+        samples_format="png",
+        webp_lossless=False,
+        export_for_4chan=False,
+        target_side_length=4000,
+        img_downscale_threshold=4.0,
+        live_previews_enable=True,
+        add_option=lambda name, info: None,
+    )
+
+
+def reset():
+    """The host as it starts."""
+    shown.clear()
+    said.clear()
+    shared = webui.modules["shared"]
+    shared.opts, shared.state = _options(), State()
+    shared.cmd_opts = SimpleNamespace(api=True, nowebui=False, api_auth=None, hide_ui_dir_config=False)
+    shared.hide_dirs, shared.OptionInfo = {}, OptionInfo
+    return shared
+
+
+def _quoted(value):
+    return json.dumps(str(value)) if re.search(r'[,:\n"]', str(value)) else str(value)
+
+
+def _modules():
+    nothing = lambda *_, **__: None  # noqa: E731
+    return {
+        "call_queue": {"queue_lock": nullcontext(), "wrap_gradio_gpu_call": lambda f, **_: f},
+        "errors": {"report": lambda message, **_: said.append(message)},
+        "images": {
+            "read": Image.open,
+            "read_info_from_image": lambda image: (image.info.get("parameters"), {}),
+            "get_next_sequence_number": lambda folder, basename: 7,
+        },
+        "infotext_utils": {
+            "quote": _quoted,
+            "re_param": re.compile(r'(\w[\w /-]*): ("(?:\\.|[^"\\])*"|[^,]*)'),
+            "ParamBinding": nothing,
+            "register_paste_params_button": nothing,
+        },
+        "paths_internal": {"default_output_dir": "outputs"},
+        "progress": dict.fromkeys(("create_task_id", "add_task_to_queue", "start_task", "finish_task"), nothing),
+        "script_callbacks": {},
+        "scripts": {"Script": object, "AlwaysVisible": object()},
+        "scripts_postprocessing": {"ScriptPostprocessing": object},
+        "ui_components": {"InputAccordion": Component, "FormRow": Component},
+    }
+
+
+def _packages():
+    return {
+        "fastapi": {"Depends": lambda x: x, "FastAPI": object, "HTTPException": HTTPException},
+        "fastapi.security": {"HTTPBasic": object, "HTTPBasicCredentials": SimpleNamespace},
+        "pydantic": {"BaseModel": BaseModel, "Field": _field},
+    }
+
+
+def face(*names):
+    """Modules of `mist_webui`, bound to these fakes."""
+    reset()
+    inside = {name: webui.new_module(f"modules.{name}", values) for name, values in _modules().items()}
+    outside = {name: webui.new_module(name, values) for name, values in _packages().items()}
+    with webui.installed(**inside), webui.in_sys_modules(outside | {"gradio": Gradio("gradio")}):
+        return SimpleNamespace(**{name: importlib.import_module(f"mist_webui.{name}") for name in names})
