@@ -16,6 +16,7 @@ from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 
 _PLAIN = (Tensor, Parameter)
+_OUT_OF_PLACE = {"__iadd__": Tensor.__add__, "__isub__": Tensor.__sub__, "__imul__": Tensor.__mul__}
 
 
 class Aliases(TorchFunctionMode):
@@ -31,6 +32,21 @@ class Aliases(TorchFunctionMode):
         if getattr(func, "__name__", "") in ("__get__", "is_inference"):  # a look at a tensor, not a computation
             return func(*args, **(kwargs or {}))
         return func(*map(alias, args), **{name: alias(value) for name, value in (kwargs or {}).items()})
+
+
+class OutOfPlace(Aliases):
+    """`Aliases`, and `x += y` computed as `x = x + y`, in the dtype of x.
+
+    Hosts write over tensors that autograd has saved: an error, or in a recomputed block a wrong gradient without one.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        operator = _OUT_OF_PLACE.get(getattr(func, "__name__", ""))
+        if operator is None or len(args) != 2 or not isinstance(args[0], Tensor):
+            return super().__torch_function__(func, types, args, kwargs)
+        return operator(*map(alias, args)).to(args[0].dtype)
 
 
 def alias(value: Any) -> Any:
