@@ -16,7 +16,7 @@ from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 
 _PLAIN = (Tensor, Parameter)
-_OUT_OF_PLACE = {"__iadd__": Tensor.__add__, "__isub__": Tensor.__sub__, "__imul__": Tensor.__mul__}
+_OUT_OF_PLACE = {"add_": torch.add, "sub_": torch.sub, "mul_": torch.mul, "div_": torch.div}
 
 
 class Aliases(TorchFunctionMode):
@@ -35,18 +35,19 @@ class Aliases(TorchFunctionMode):
 
 
 class OutOfPlace(Aliases):
-    """`Aliases`, and `x += y` computed as `x = x + y`, in the dtype of x.
+    """`Aliases`, and `x += y` computed as `x = x + y`, where x is part of a graph.
 
-    Hosts write over tensors that autograd has saved: an error, or in a recomputed block a wrong gradient without one.
+    Some hosts write over tensors that autograd has saved: an error, or in a recomputed block a wrong gradient without
+    one. Only for code that uses operators: to torch, a bare `x.add_(y)` looks the same, and would lose its result.
     """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         operator = _OUT_OF_PLACE.get(getattr(func, "__name__", ""))
-        if operator is None or len(args) != 2 or not isinstance(args[0], Tensor):
+        if operator is None or not (torch.is_grad_enabled() and args[0].requires_grad):
             return super().__torch_function__(func, types, args, kwargs)
-        return operator(*map(alias, args)).to(args[0].dtype)
+        return super().__torch_function__(operator, types, args, kwargs).to(args[0].dtype)
 
 
 def alias(value: Any) -> Any:

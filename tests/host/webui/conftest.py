@@ -22,6 +22,12 @@ def flags():
     return server.A1111.split()
 
 
+@pytest.fixture
+def textural_only():
+    """A checkpoint whose denoising loss is not ours."""
+    return "inpaint"
+
+
 @pytest.fixture(scope="module")
 def webui(host, data, flags):
     """A server for the tests of one file, on the small SD1."""

@@ -39,7 +39,9 @@ def know_small_families():
     for file in sorted(Path(paths.data_path, "families").glob("*/family.json")):
         attributes = json.loads(file.read_text())
         base = getattr(model_list, attributes.pop("base"))
-        if not any(getattr(kind, "huggingface_repo", "") == attributes["huggingface_repo"] for kind in model_list.models):
+        if not any(
+            getattr(kind, "huggingface_repo", "") == attributes["huggingface_repo"] for kind in model_list.models
+        ):
             model_list.models.insert(0, type(f"Small{base.__name__}", (base,), attributes))
 
 

@@ -33,7 +33,7 @@ def state():
         layers = [layer for module in modules for layer in module.modules()]
         weights = hashlib.sha256()
         for parameter in parameters:
-            weights.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            weights.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return {
             "weights": weights.hexdigest(),
             "gradients": sum(p.requires_grad for p in parameters),
