@@ -115,7 +115,12 @@ def write_families(forge, data):
 def clip(config):
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    return CLIPTextModel(CLIPTextConfig(**config))
+    import torch
+
+    text = CLIPTextModel(CLIPTextConfig(**config))
+    if config == CLIP_G:
+        text.text_projection = torch.nn.Linear(config["hidden_size"], config["hidden_size"], bias=False)
+    return text
 
 
 def t5(folder):
