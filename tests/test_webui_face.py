@@ -131,7 +131,7 @@ def test_lossy_saving_is_said(shared, options, size, said):
 
 def in_the_tab(canvas=None, *, source="", destination="", chosen=0, mask=None, mode=None, save=True, **values):
     mode = mode or face.tab.PAINTED
-    common = (canvas, mode, mask, source, destination, None, 0, save)
+    common = (canvas, None, mode, mask, source, destination, None, 0, save)
     return face.tab._protect("task", chosen, *common, QUICK | values)
 
 
