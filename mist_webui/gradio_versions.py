@@ -55,7 +55,6 @@ def canvas(**options: Any) -> tuple[Any, Any]:
             scribble_alpha=80,
             scribble_alpha_fixed=True,
             scribble_softness_fixed=True,
-            scribble_width=20,
             height=options["height"],
             elem_id=f"{options['elem_id']}_easel",
         )

@@ -24,7 +24,7 @@ PAINTED, NOT_PAINTED = "Protect what is painted", "Protect what is not painted"
 def on_ui_tabs() -> list[tuple[gr.Blocks, str, str]]:
     with gr.Blocks(analytics_enabled=False) as tab:
         # javascript/mist.js fills in the task's id and which of the sources is chosen.
-        asked = [gr.Label(visible=False), gr.Number(value=PICTURE, visible=False, precision=0)]
+        asked = [gr.Textbox(visible=False), gr.Number(value=PICTURE, visible=False, precision=0)]
         with gr.Row(equal_height=False):
             with gr.Column(variant="compact"):
                 sources = _sources()

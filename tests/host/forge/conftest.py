@@ -33,6 +33,19 @@ def textural_only():
     return "flux"
 
 
+@pytest.fixture
+def easel():
+    """Brings what is painted on into view, on a page: its selector."""
+
+    def open_easel(page):
+        canvas = "#mist_picture_easel canvas"
+        page.click("#mist_picture_painting button")
+        page.wait_for(f"document.querySelector({canvas!r}).getBoundingClientRect().height > 0")
+        return canvas
+
+    return open_easel
+
+
 @pytest.fixture(scope="module")
 def webui(host, data, flags):
     """A server for the tests of one file, on the small SD1."""

@@ -113,9 +113,8 @@ def write_families(forge, data):
 
 
 def clip(config):
-    from transformers import CLIPTextConfig, CLIPTextModel
-
     import torch
+    from transformers import CLIPTextConfig, CLIPTextModel
 
     text = CLIPTextModel(CLIPTextConfig(**config))
     if config == CLIP_G:

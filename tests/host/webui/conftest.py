@@ -28,6 +28,12 @@ def textural_only():
     return "inpaint"
 
 
+@pytest.fixture
+def easel():
+    """Brings what is painted on into view, on a page: its selector."""
+    return lambda page: "#mist_picture canvas"
+
+
 @pytest.fixture(scope="module")
 def webui(host, data, flags):
     """A server for the tests of one file, on the small SD1."""

@@ -86,11 +86,11 @@ def test_a_picture_is_protected_watched_saved_and_sent_on(tab, webui, saved, tmp
     assert console(tab) == []
 
 
-def test_only_what_is_painted_changes(tab, saved, tmp_path):
+def test_only_what_is_painted_changes(tab, easel, saved, tmp_path):
     picture = painting(192, 256)
     upload(tab, tmp_path / "picture.png", picture)
     set_number(tab, "steps", 3)
-    canvas = "document.querySelector('#mist_picture canvas').getBoundingClientRect()"
+    canvas = f"document.querySelector({easel(tab)!r}).getBoundingClientRect()"
     left, top, width, height = tab.evaluate(f"(r => [r.left, r.top, r.width, r.height])({canvas})")
     tab.drag((left + width * 0.25, top + height * 0.5), (left + width * 0.5, top + height * 0.5))
     tab.click("#mist_protect")
@@ -148,7 +148,7 @@ def test_a_directory_is_protected_with_a_row_for_each_file(tab, tmp_path):
 
 def choose_tab(tab, name):
     tab.evaluate(
-        f"[...document.querySelectorAll('#tabs > .tab-nav button')].find(b => b.textContent.trim() == {name!r}).click()"
+        f"[...document.querySelectorAll('#tabs > .tab-nav button')].find(b => b.textContent.trim().toLowerCase() == {name.lower()!r}).click()"
     )
 
 
