@@ -7,7 +7,8 @@ Loading, memory, LoRA and precision are Forge's. Its weights are inference tenso
 # pyright: reportMissingImports=false
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import backend.nn.unet
@@ -146,6 +147,7 @@ class ForgeSurrogate:
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
+            self._online_loras(),
             # A backward would outlive what the second stream may write over.
             attributes([stream], stream_activated=False),
             # PyTorch's attention: the host's other kinds have no backward in every case.
@@ -163,18 +165,27 @@ class ForgeSurrogate:
 
     @torch.inference_mode()
     def _load(self, pixels: int, low_vram: bool) -> None:
-        """Bring the weights to their devices, LoRAs included, and make room for a forward and backward."""
+        """Bring the weights to their devices, with their LoRAs merged, and make room for a forward and backward."""
         patchers, unet_bytes = [self.objects.vae.patcher], 0
         if len(self.sigmas):
             unet = self.objects.unet
             patchers, unet_bytes = [unet, *patchers], unet.model.computation_dtype.itemsize
         needed = memory(pixels, unet_bytes, low_vram=low_vram)
         memory_management.load_models_gpu(patchers, memory_required=needed)
-        if unet_bytes and self.objects.unet.has_online_lora():
-            unet = self.objects.unet
-            utils.nested_move_to_device(
-                unet.lora_patches, device=unet.current_device, dtype=unet.model.computation_dtype
-            )
+
+    @contextmanager
+    def _online_loras(self) -> Iterator[None]:
+        """LoRAs that are merged anew for each call, which fp8 weights need: on the device, as in a generation."""
+        unet = self.objects.unet
+        if not (len(self.sigmas) and unet.has_online_lora()):
+            yield
+            return
+        dtype = unet.model.computation_dtype
+        try:
+            utils.nested_move_to_device(unet.lora_patches, device=unet.current_device, dtype=dtype)
+            yield
+        finally:
+            utils.nested_move_to_device(unet.lora_patches, device=unet.offload_device)
 
     def _require_denoiser(self) -> None:
         if not len(self.sigmas):

@@ -147,9 +147,9 @@ def test_a_directory_is_protected_with_a_row_for_each_file(tab, tmp_path):
 
 
 def choose_tab(tab, name):
-    tab.evaluate(
-        f"[...document.querySelectorAll('#tabs > .tab-nav button')].find(b => b.textContent.trim().toLowerCase() == {name.lower()!r}).click()"
-    )
+    """Forge writes them with capitals."""
+    buttons = "[...document.querySelectorAll('#tabs > .tab-nav button')]"
+    tab.evaluate(f"{buttons}.find(b => b.textContent.trim().toLowerCase() == {name.lower()!r}).click()")
 
 
 def outputs(webui, folder):
