@@ -126,7 +126,7 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
 def _add_shared_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("flags for both")
     group.add_argument("-s", "--steps", type=int, help="default 100")
-    group.add_argument("--gradient", help="exact or sds, which is faster (default exact)")
+    group.add_argument("--gradient", help="exact, or the faster sds or amortised (default exact)")
     group.add_argument("--seed", type=int, help="default 23")
     group.add_argument("--low-vram", action="store_true", default=None, help="recompute instead of keeping")
     group.add_argument("--checkpoint", metavar="FILE|DIR|demo", help="Stable Diffusion v1.x; comfyui: its name there")

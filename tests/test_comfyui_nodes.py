@@ -79,7 +79,7 @@ def test_ids_and_inputs_are_a_public_api(host):
         "MistTarget": ["image", "pattern", "fit", "working_size", "picture"],
         "MistOptions": [
             *("gradient", "direction", "step", "step_decay", "view", "working_size"),
-            *("output_size", "low_vram", "keep_tone", "prompt"),
+            *("output_size", "low_vram", "keep_tone", "prompt", "momentum"),
         ],
         "MistEvaluate": ["before", "after", "vae", "mode", "seed", *model, "target", "options"],
         "MistSaveImage": ["image", "filename_prefix", "format", "data_mining", "embed_workflow", "alpha"],
