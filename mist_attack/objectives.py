@@ -17,6 +17,7 @@ from .settings import Settings
 from .surrogate import Conditioning, Surrogate
 
 MIST_LATENTS = 16384
+REUSED = 4  # steps
 JUDGED_TIMESTEPS = (0.125, 0.375, 0.625, 0.875)  # of the schedule: strata, so that few draws judge it evenly
 
 
@@ -116,12 +117,37 @@ class Semantic:
         return (noised - denoised) / sigma.view(-1, 1, 1, 1) - noise
 
 
+class Amortised:
+    """A semantic objective whose gradient is computed at every REUSED-th step and serves until the next.
+
+    It is noisy, and changes more by the draw than by the step; the encoder's backward, which does not, is always new.
+    """
+
+    deterministic = False
+
+    def __init__(self, semantic: Semantic) -> None:
+        self.semantic, self.calls = semantic, 0
+        self.kept: tuple[Tensor, Tensor] | None = None
+
+    def value(self, latents: Tensor) -> Tensor:
+        return self.semantic.value(latents)
+
+    def value_and_gradient(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        if self.kept is None or self.calls % REUSED == 0:
+            self.kept = self.semantic.value_and_gradient(latents, generator)
+        self.calls += 1
+        return self.kept
+
+    def measure(self, latents: Tensor, seed: int) -> dict[str, Tensor]:
+        return self.semantic.measure(latents, seed)
+
+
 class Fused:
     """Textural plus the weighted semantic term; remembers how the norms of their gradients compare."""
 
     deterministic = False
 
-    def __init__(self, textural: Textural, semantic: Semantic, semantic_weight: float) -> None:
+    def __init__(self, textural: Textural, semantic: Semantic | Amortised, semantic_weight: float) -> None:
         self.textural, self.semantic, self.share = textural, semantic, semantic_weight / MIST_LATENTS
         self.ratios: list[Tensor] = []
 
@@ -146,11 +172,17 @@ def build(
     if settings.objective == "textural":
         assert target_latents is not None
         return Textural(target_latents)
-    semantic = Semantic(surrogate, conditioning, settings.gradient, settings.direction)
+    semantic = _semantic(settings, surrogate, conditioning)
     if settings.objective == "semantic":
         return semantic
     assert target_latents is not None
     return Fused(Textural(target_latents), semantic, settings.semantic_weight)
+
+
+def _semantic(settings: Settings, surrogate: Surrogate, conditioning: Conditioning) -> Semantic | Amortised:
+    if settings.gradient == "amortised":
+        return Amortised(Semantic(surrogate, conditioning, "sds", settings.direction))
+    return Semantic(surrogate, conditioning, settings.gradient, settings.direction)
 
 
 def _mean_square(difference: Tensor) -> Tensor:

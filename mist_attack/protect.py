@@ -189,7 +189,7 @@ def objectives_for(
     """One per view of a (height, width) picture, and the target's name: target latents once per distinct crop of the
     target. Within `Surrogate.run`; target as in `protect`, conditioning as the surrogate made it."""
     if settings.objective == "semantic":
-        return [build(settings, ready, None, conditioning)] * len(views), None
+        return [build(settings, ready, None, conditioning) for _ in views], None
     pulled = PatternTarget(settings.target) if target is None else PictureTarget(target, height, width)
     latents: dict[object, Tensor] = {}
     for view in views:

@@ -17,7 +17,7 @@ from yaml import YAMLError
 from .errors import SettingsError
 from .surrogate import Objective
 
-Gradient = Literal["exact", "sds"]
+Gradient = Literal["exact", "sds", "amortised"]
 Direction = Literal["ascent", "descent"]
 ViewKind = Literal["whole", "tiles", "both"]
 

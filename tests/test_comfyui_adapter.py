@@ -97,6 +97,21 @@ def test_patches_applied_on_the_fly_are_in_the_gradient(lent):
     assert relative(patched, loss_gradient(ComfySurrogate(vae, model, clip))) < 1e-6
 
 
+def test_a_quantised_layer_multiplies_with_its_dequantised_weight(lent):
+    """Rounded inputs would make the loss a staircase."""
+    model, clip, vae = lent
+    unet = model.model.diffusion_model
+    expected = loss_gradient(ComfySurrogate(vae, model, clip))
+    with torch.inference_mode():
+        unet.query = comfy.QuantisedLinear(unet.query)
+    assert relative(loss_gradient(ComfySurrogate(vae, model, clip)), expected) < 1e-6
+    assert "weight_function" not in vars(unet.query)
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr("mist_attack.hosts.comfyui.quantised_changes", lambda _: {})
+        assert relative(loss_gradient(ComfySurrogate(vae, model, clip)), expected) > 1e-5
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_an_autoencoder_in_half_precision_computes_in_float32(lent, dtype):
     model, clip, vae = lent

@@ -26,7 +26,7 @@ from ..errors import CheckpointError
 from ..surrogate import Objective, Result, Surrogate
 from .comfyui_checks import check_model, check_vae
 from .comfyui_layers import refetching
-from .comfyui_lent import attributes, autoencoder_changes, layers_of, marked_as_training, recomputed
+from .comfyui_lent import attributes, autoencoder_changes, layers_of, marked_as_training, quantised_changes, recomputed
 
 KEY = "mist"
 
@@ -142,6 +142,7 @@ class ComfySurrogate:
             lent.enter_context(marked_as_training())
             lent.enter_context(attributes({layer: {"training": False} for layer in layers_of(self.modules)}))
             lent.enter_context(attributes(autoencoder_changes(autoencoder)))
+            lent.enter_context(attributes(quantised_changes(self.modules)))
             lent.enter_context(refetching([autoencoder], self.vae.device, torch.float32))
             if denoiser is not None:
                 lent.enter_context(refetching([self.model.model.diffusion_model], self.device, denoiser.dtype))

@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import grad as conv_gradient
 
 from ..aliases import Aliases, alias
-from .comfyui_lent import restore
+from .comfyui_lent import PLAIN, restore
 
 _CAN_OFFLOAD = "offloadable" in signature(comfy.ops.cast_bias_weight).parameters
 _CONV_INPUT = {
@@ -32,8 +32,6 @@ _CONV_INPUT = {
 }
 InputGradient = Callable[[torch.Size, Tensor, Tensor], Tensor]
 """(input's shape, weight, output's gradient) -> input's gradient"""
-
-_PLAIN = (Tensor, nn.Parameter)
 
 
 @contextmanager
@@ -62,7 +60,7 @@ def _is_transient(layer: Any, device: torch.device, dtype: torch.dtype) -> bool:
         return False
     return (
         hasattr(layer, "_v")  # dynamic VRAM: pages that may be evicted after each call
-        or type(weight) not in _PLAIN
+        or type(weight) not in PLAIN
         or weight.device != device
         or bool(layer.weight_function or layer.bias_function)
         or (layer.comfy_cast_weights and weight.dtype != dtype and _input_gradient(layer) is not None)
@@ -115,7 +113,7 @@ def _weight(layer: Any, like: Tensor) -> Iterator[Tensor]:
     fetched = comfy.ops.cast_bias_weight(layer, like, **options)
     try:
         weight = fetched[0]
-        yield alias(weight if type(weight) in _PLAIN else weight.dequantize())
+        yield alias(weight if type(weight) in PLAIN else weight.dequantize())
     finally:
         if _CAN_OFFLOAD:
             comfy.ops.uncast_bias_weight(layer, *fetched)

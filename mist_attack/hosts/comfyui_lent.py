@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from ..aliases import Aliases, alias
 
+PLAIN = (Tensor, nn.Parameter, type(None))
 RECOMPUTED = {"ResBlock", "BasicTransformerBlock", "ResnetBlock", "AttnBlock"}  # nearly all activations, never nested
 
 
@@ -33,6 +34,17 @@ def autoencoder_changes(autoencoder: nn.Module) -> dict[nn.Module, dict[str, Any
         elif isinstance(getattr(layer, "weight", None), Tensor) and layer.weight.dtype != torch.float32:
             changes[layer] = {"comfy_cast_weights": True}
     return changes
+
+
+def quantised_changes(modules: Iterable[nn.Module]) -> dict[nn.Module, dict[str, Any]]:
+    """Quantised layers multiply with their dequantised weight, as the host does for a layer that has a weight function:
+    its own product rounds the input too, and a staircase has no slope that a gradient gives (1 % off, for int8)."""
+    layers: list[Any] = [layer for layer in layers_of(modules) if type(getattr(layer, "weight", None)) not in PLAIN]
+    return {layer: {"weight_function": [*layer.weight_function, _unchanged]} for layer in layers}
+
+
+def _unchanged(weight: Tensor) -> Tensor:
+    return weight
 
 
 def restore(layer: nn.Module, name: str, before: Any) -> None:

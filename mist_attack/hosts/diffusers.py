@@ -108,7 +108,7 @@ class DiffusersSurrogate:
         with torch.inference_mode(False), torch.enable_grad(), _frozen(modules):
             for module in modules:
                 module.to(self.device, memory_format=torch.channels_last)
-            with _recomputed(modules if low_vram else ()):
+            with recomputed(modules if low_vram else ()):
                 return job(self)
 
 
@@ -130,7 +130,7 @@ def _frozen(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def _recomputed(modules: Iterable[nn.Module]) -> Iterator[None]:
+def recomputed(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Blocks drop their activations and compute them again in the backward.
 
     Not through diffusers' enable_gradient_checkpointing: before 0.32 that acts in training mode only, and it

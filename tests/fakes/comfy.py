@@ -50,13 +50,32 @@ class GroupNorm(CastWeightBiasOp, nn.GroupNorm):
         return F.group_norm(x, self.num_groups, weight, bias, self.eps)
 
 
+class Quantised(torch.Tensor):
+    """A weight whose layer also rounds its input, unless the weight has functions, as the newer hosts' layers do."""
+
+    def dequantize(self):
+        return self.as_subclass(torch.Tensor)
+
+
+class QuantisedLinear(Linear):
+    def __init__(self, linear):
+        super().__init__(linear.in_features, linear.out_features)
+        self.weight = nn.Parameter(linear.weight.detach().as_subclass(Quantised), requires_grad=False)
+        self.bias = linear.bias
+
+    def compute(self, x, weight, bias):
+        if type(weight) is Quantised:
+            x, weight = (x * 8).round() / 8, weight.dequantize()
+        return super().compute(x, weight, bias)
+
+
 def cast_bias_weight(layer, input=None, dtype=None, device=None, offloadable=False):
     dtype = dtype or input.dtype
     weight, bias = layer.weight.to(dtype), layer.bias.to(dtype)
     if hasattr(layer, "_v"):
         weight, bias = layer._v.fetch(weight, 0), layer._v.fetch(bias, weight.numel())
     for function in layer.weight_function:
-        weight = function(weight)
+        weight = function(weight.dequantize() if type(weight) is Quantised else weight)
     return (weight, bias, None) if offloadable else (weight, bias)
 
 
@@ -330,5 +349,6 @@ def install():
         parent, _, child = name.rpartition(".")
         if parent:
             setattr(sys.modules[parent], child, module)
-    for kind in (AutoencodingEngine, ResnetBlock, ResBlock, UNetModel, Linear, Conv2d, GroupNorm):
+    own = (AutoencodingEngine, ResnetBlock, ResBlock, UNetModel, Linear, Conv2d, GroupNorm, Quantised, QuantisedLinear)
+    for kind in own:
         kind.__module__ = "comfy.fake"  # the adapter vouches for the host's own layers alone

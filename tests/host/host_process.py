@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -62,6 +63,13 @@ def cached_folder(*makers):
     folder = Path(tempfile.gettempdir()) / f"mist-host-tests-{content}"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+def keep(screenshot):
+    """A copy in the folder that SCREENSHOTS names, for those who want to look."""
+    if folder := os.environ.get("SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        shutil.copy(screenshot, folder)
 
 
 def free_port():

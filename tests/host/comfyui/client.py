@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 MAKER = HERE / "make_checkpoints.py"
 PLACES = dict.fromkeys(("sd1", "sd1-fp8", "sd1-int8", "full"), "checkpoints") | dict.fromkeys(("vae4", "vae16"), "vae")
 PLACES |= {"lora": "loras", "sd2": "diffusion_models", "sdxl": "diffusion_models"}
-PACK_NAME = "mist-v2.0 (copy)"  # nobody promised us a name that is a Python identifier
+PACK_NAME = "mist-v2.0"  # nobody promised us a name that is a Python identifier
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 FLAGS = ["--cpu", "--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
 

@@ -1,5 +1,7 @@
 """Gradients through the host's real modules in float32: against central differences, and as descent."""
 
+import importlib.util
+
 import pytest
 import torch
 from models import autoencoder, checkpoint, conditioning, diffusion_model, v_prediction, with_lora
@@ -36,6 +38,16 @@ def sdxl():
     return ComfySurrogate(autoencoder("vae4"), diffusion_model("sdxl"), positive=conditioning("sdxl"))
 
 
+def sd1_in_fp8():
+    model, clip, vae = checkpoint("sd1-fp8")
+    return ComfySurrogate(vae, model, clip)
+
+
+def sd1_in_int8():
+    model, clip, vae = checkpoint("sd1-int8")
+    return ComfySurrogate(vae, model, clip)
+
+
 def vae_of_4_channels():
     return ComfySurrogate(autoencoder("vae4"))
 
@@ -44,7 +56,8 @@ def vae_of_16_channels():
     return ComfySurrogate(autoencoder("vae16"))
 
 
-WITH_UNET = [sd1, sd1_with_lora, sd1_predicting_v, sd2, sd2_predicting_v, sdxl]
+QUANTISED = [sd1_in_fp8, sd1_in_int8] if importlib.util.find_spec("comfy.quant_ops") else []
+WITH_UNET = [sd1, sd1_with_lora, sd1_predicting_v, sd2, sd2_predicting_v, sdxl, *QUANTISED]
 ANY = [*WITH_UNET, vae_of_4_channels, vae_of_16_channels]
 
 

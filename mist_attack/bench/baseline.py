@@ -1,0 +1,106 @@
+"""Mist v1's own loop (Liang & Wu 2023, arXiv 2305.12683), written from its description, to be compared with.
+
+Each step encodes the target, the picture and a random crop of the picture and samples each posterior, encodes the
+prompt three times, computes the gradients of the UNet's weights along with the picture's, checkpoints the UNet's
+blocks, and attends by explicit matrix products: as the published program does. Pictures are (1, 3, H, W) in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..hosts.diffusers import DiffusersSurrogate, recomputed
+
+RATE = 10_000.0  # 10^(fusion weight 1 + 3)
+Prompt = Callable[[], Tensor]
+
+
+class MistV1:
+    """sum((z(x) - z(target))^2) - rate * denoising loss, and its gradient.
+
+    prompt: encodes the prompt, (1, tokens, width). objective: "fused" or "textural".
+    """
+
+    def __init__(self, surrogate: DiffusersSurrogate, target: Tensor, prompt: Prompt, objective: str = "fused") -> None:
+        self.vae, self.unet = surrogate.vae, _unet(surrogate)
+        self.alphas = 1 / (1 + surrogate.sigmas.square())  # cumulative products
+        self.target, self.prompt, self.objective = target, prompt, objective
+
+    def loss(self, x: Tensor) -> Tensor:
+        zx, zy = self._latents(x), self._latents(self.target)
+        loss = (zx - zy).square().sum()
+        if self.objective == "textural":
+            return loss
+        return loss - RATE * self._denoising_loss(self._latents(_random_crop(x, x.shape[2:])))
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """At x. The UNet's weights accumulate theirs, which nobody uses."""
+        x = x.detach().requires_grad_()
+        self.loss(x).backward()
+        assert x.grad is not None
+        return x.grad
+
+    def _latents(self, x: Tensor) -> Tensor:
+        self.context = self.prompt()
+        return self.vae.config.scaling_factor * self.vae.encode(x).latent_dist.sample()
+
+    def _denoising_loss(self, z: Tensor) -> Tensor:
+        t = torch.randint(len(self.alphas), (1,), device=z.device)
+        alpha, noise = self.alphas[t].view(-1, 1, 1, 1), torch.randn_like(z)
+        predicted = self.unet(
+            (alpha.sqrt() * z + (1 - alpha).sqrt() * noise).to(self.unet.dtype), t, self.context
+        ).sample
+        return (predicted.float() - noise).square().mean()
+
+
+def mist_v1(loss: MistV1, x0: Tensor, epsilon: float, steps: int, on_step: Callable[[], None] | None = None) -> Tensor:
+    """Sign steps of 1 / 255 from a random start, clipped to the budget. x0: in [-1, 1]; epsilon: in levels."""
+    reach, size = 2 * epsilon / 255, 2 / 255
+    x = (x0 + torch.empty_like(x0).uniform_(-reach, reach)).clamp(-1, 1)
+    for _ in range(steps):
+        x = x - size * loss.gradient(x).sign()
+        x = torch.minimum(torch.maximum(x, x0 - reach), x0 + reach).clamp(-1, 1)
+        if on_step is not None:
+            on_step()
+    return x
+
+
+@contextmanager
+def as_published(surrogate: DiffusersSurrogate) -> Iterator[None]:
+    """The modules as the published program has them: explicit attention, weights of the UNet that want gradients,
+    checkpointed blocks, contiguous memory. Within `Surrogate.run`, and afterwards as that has them."""
+    from diffusers.models.attention_processor import AttnProcessor
+
+    unet = _unet(surrogate)
+    modules: list[Any] = [surrogate.vae, unet]
+    before = [module.attn_processors for module in modules]
+    try:
+        for module in modules:
+            module.set_attn_processor(AttnProcessor())
+            module.to(memory_format=torch.contiguous_format)
+        unet.requires_grad_(True)
+        with recomputed([unet]):
+            yield
+    finally:
+        unet.requires_grad_(False)
+        for parameter in unet.parameters():
+            parameter.grad = None
+        for module, processors in zip(modules, before, strict=True):
+            module.set_attn_processor(processors)
+            module.to(memory_format=torch.channels_last)
+
+
+def _unet(surrogate: DiffusersSurrogate) -> Any:
+    assert surrogate.unet is not None
+    return surrogate.unet
+
+
+def _random_crop(x: Tensor, size: torch.Size) -> Tensor:
+    """Of the size at which the model sees; for a picture of that size, itself."""
+    top, left = ((int(torch.randint(a - b + 1, ()))) for a, b in zip(x.shape[2:], size, strict=True))
+    return x[:, :, top : top + size[0], left : left + size[1]]

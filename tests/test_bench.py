@@ -1,0 +1,155 @@
+"""The benchmark's parts: what it compares with is what it says, and what it measures it measures."""
+
+import pytest
+import torch
+
+from mist_attack.bench import baseline, meters
+from mist_attack.bench.baseline import MistV1, as_published, mist_v1
+from mist_attack.bench.cost import Variant, bare_step, our_step, seconds
+from mist_attack.hosts import diffusers
+from mist_attack.hosts.checkpoints import find_checkpoint
+from mist_attack.settings import Settings
+from mist_attack.targets import pattern
+
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return diffusers.load(find_checkpoint("demo"), torch.device("cpu"))
+
+
+def image(seed=0):
+    return torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def mist(demo, objective="fused"):
+    prompt = demo.conditioning("a painting")
+    return MistV1(demo, pattern("lattice", SIDE, SIDE) * 2 - 1, lambda: prompt, objective)
+
+
+def counted(demo, monkeypatch):
+    """Calls of the encoder, the UNet and the prompt."""
+    calls = {"vae": 0, "unet": 0, "prompt": 0}
+
+    def count(name, function):
+        def counting(*args, **kwargs):
+            calls[name] += 1
+            return function(*args, **kwargs)
+
+        return counting
+
+    monkeypatch.setattr(demo.vae, "encode", count("vae", demo.vae.encode))
+    monkeypatch.setattr(demo.unet, "forward", count("unet", demo.unet.forward))
+    loss = mist(demo)
+    loss.prompt = count("prompt", loss.prompt)
+    return loss, calls
+
+
+def test_the_baselines_step_is_mists(demo, monkeypatch):
+    """Three encodings, three prompts, one UNet; the UNet's weights get gradients."""
+    loss, calls = counted(demo, monkeypatch)
+
+    def job(_):
+        with as_published(demo):
+            loss.gradient(image())
+            return [parameter.grad is not None for parameter in demo.unet.parameters()]
+
+    graded = demo.run(job, 1, SIDE, SIDE)
+    assert calls == {"vae": 3, "unet": 1, "prompt": 3}
+    assert all(graded)
+
+
+def test_the_baselines_gradient_is_its_losss_slope(demo):
+    def job(_):
+        loss, x = mist(demo), image()
+        torch.manual_seed(1)
+        slope = loss.gradient(x)
+        direction, h = slope / slope.norm(), 0.02
+        values = []
+        for sign in (1, -1):
+            torch.manual_seed(1)
+            with torch.no_grad():
+                values.append(float(loss.loss(x + sign * h * direction)))
+        return (values[0] - values[1]) / (2 * h), float(slope.norm())
+
+    difference, norm = demo.run(job, 1, SIDE, SIDE)
+    assert difference == pytest.approx(norm, rel=0.01)
+
+
+def test_as_published_gives_back_what_it_takes(demo):
+    def state():
+        return [
+            [(p.requires_grad, p.grad is None) for p in demo.unet.parameters()],
+            [type(x) for m in (demo.vae, demo.unet) for x in m.attn_processors.values()],
+            ["forward" in vars(layer) for layer in demo.unet.modules()],
+        ]
+
+    def job(_):
+        before = state()
+        with pytest.raises(KeyboardInterrupt), as_published(demo):
+            assert all(one != other for one, other in zip(state(), before, strict=True))
+            raise KeyboardInterrupt
+        assert state() == before
+
+    demo.run(job, 1, SIDE, SIDE)
+
+
+def test_the_baseline_keeps_its_budget_and_uses_it(demo):
+    x0 = image() * 0.5
+    reached = demo.run(lambda _: mist_v1(mist(demo, "textural"), x0, epsilon=4, steps=6), 1, SIDE, SIDE)
+    levels = (reached - x0).abs() * 255 / 2
+    assert 3.9 < float(levels.max()) <= 4.001
+
+
+def test_a_crop_of_a_larger_picture_is_a_part_of_it():
+    picture = torch.arange(24.0).view(1, 1, 4, 6)
+    crop = baseline._random_crop(picture, torch.Size((3, 2)))
+    assert crop.shape == (1, 1, 3, 2)
+    assert float(crop[0, 0, 1, 1] - crop[0, 0, 0, 0]) == 7  # a row further and a column further
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_bare_modules_run_as_often_as_in_a_step(demo, monkeypatch, exact):
+    _, calls = counted(demo, monkeypatch)
+
+    def job(ready):
+        bare = bare_step(demo, SIDE, exact=exact)
+        ours = our_step(ready, SIDE, Settings(working_size=64, gradient="exact" if exact else "sds"))
+        calls.update(vae=0, unet=0)
+        bare()
+        once = dict(calls)
+        ours()
+        return once, calls
+
+    once, both = demo.run(job, 1, SIDE, SIDE)
+    assert once["vae"] == once["unet"] == 1
+    assert both["vae"] == both["unet"] == 2
+
+
+def test_costs_are_per_step_and_the_first_round_warms_up():
+    class Ticks:
+        def time(self, call):
+            before = len(log)
+            call()
+            return len(log) - before
+
+    log = []
+    found = {"one": Variant(lambda: log.append(1)), "four": Variant(lambda: log.append(1), steps=4)}
+    assert seconds(found, 3, Ticks()) == {"one": [1, 1, 1], "four": [1, 1, 1]}
+    assert len(log) == 4 * 5
+
+
+@pytest.mark.skipif(not meters.CLEAR.exists(), reason="needs Linux's /proc")
+def test_the_peak_is_what_a_call_held_at_once():
+    size = 64 * 1024 * 1024
+
+    def hold(numbers):
+        def call():
+            held = [torch.ones(size // 4) for _ in range(numbers)]
+            return len(held)
+
+        return call
+
+    one, three = (meters.peak_bytes(torch.device("cpu"), hold(numbers)) for numbers in (1, 3))
+    assert three - one == pytest.approx(2 * size, rel=0.1)
