@@ -24,7 +24,7 @@ RUN case "${HOST}" in \
         *) echo "HOST must be comfyui or webui" && exit 1 ;; \
     esac \
     && mkdir -p "$(dirname "$place")" && cp -r /opt/mist "$place" \
-    && "${HOST_PYTHON}" -m pip install --no-cache-dir -r /opt/mist/requirements.txt \
+    && PIP_BREAK_SYSTEM_PACKAGES=1 "${HOST_PYTHON}" -m pip install --no-cache-dir -r /opt/mist/requirements.txt \
     && chown -R mist: "${HOST_DIR}"
 
 ARG START_AS=mist

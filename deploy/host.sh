@@ -82,7 +82,8 @@ start_door() {
 }
 
 serve_until_idle() {
-    local last=$SECONDS seen=0 now
+    local last seen=0 found
+    last=$(now)
     while kill -0 "$child" 2>/dev/null; do
         sleep "$MIST_IDLE_CHECK_SECONDS" &
         wait $!
@@ -90,15 +91,15 @@ serve_until_idle() {
             say "nginx ended: see $MIST_RUN_DIR/door.log"
             exit 1
         }
-        now=$(wc -c <"$requests")
-        if [ "$now" != "$seen" ] || has_queue || has_busy_gpu; then
-            last=$SECONDS
-        elif ((SECONDS - last >= idle)); then
+        found=$(wc -c <"$requests")
+        if [ "$found" != "$seen" ] || has_queue || has_busy_gpu; then
+            last=$(now)
+        elif (($(now) - last >= idle)); then
             say "nobody worked for $MIST_IDLE_MINUTES minutes"
             stop_child
             exit 0
         fi
-        seen=$now
+        seen=$found
     done
     wait_for_child
     exit
@@ -107,7 +108,7 @@ serve_until_idle() {
 has_queue() {
     [ "$kind" = comfyui ] || return 1
     curl --fail --silent --max-time 10 "http://127.0.0.1:$MIST_INNER_PORT/queue" |
-        python3 -c 'import json, sys; sys.exit(not any(json.load(sys.stdin).values()))' 2>/dev/null
+        "$MIST_HOST_PYTHON" -c 'import json, sys; sys.exit(not any(json.load(sys.stdin).values()))' 2>/dev/null
 }
 
 has_busy_gpu() {

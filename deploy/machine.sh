@@ -25,6 +25,13 @@ seconds_of() {
     awk -v number="$1" -v unit="$2" 'BEGIN { seconds = int(number * unit); print seconds < 1 ? 1 : seconds }'
 }
 
+# Seconds that no setting of the clock moves, as SECONDS would.
+now() {
+    local up
+    read -r up _ </proc/uptime
+    echo "${up%.*}"
+}
+
 end_machine() {
     if [ "${MIST_STAY:-0}" = 1 ]; then
         say "the machine stays on (MIST_STAY=1) and goes on costing money"
@@ -76,9 +83,9 @@ guard_machine() {
 
 # A process of its own, so that it outlives a killed or stuck script.
 watch_over() {
-    local script=$1 limit=$2
+    local script=$1 end=$(($(now) + $2))
     trap - EXIT TERM INT HUP
-    while kill -0 "$script" 2>/dev/null && ((SECONDS < limit)); do
+    while kill -0 "$script" 2>/dev/null && (($(now) < end)); do
         sleep "$MIST_WATCH_SECONDS"
     done
     if kill -0 "$script" 2>/dev/null; then

@@ -148,8 +148,9 @@ class _Run:
             row = replace(row, status="failed", error=str(error), report=None)
         self.journal.add(row)
 
-    def _names(self, work: Work) -> tuple[str, str]:
-        return str(work.source), self.order.storage.shown(name_of(self.order, work))
+    def _names(self, work: Work) -> tuple[str, str | None]:
+        name = name_of(self.order, work)
+        return str(work.source), None if work.refused else self.order.storage.shown(name)
 
     def _wind_up(self) -> None:
         """On every exit: nothing in the air counts as done or as dead, and the manifest is whole."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["THEIRS", "main"]
 
 DONE, NOTHING_DONE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 130
+_ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 JPEG_WARNING = "JPEG is lossy: it weakens the protection, and the budget is not promised. PNG keeps both."
 
 
@@ -51,13 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _heed_signals() -> None:
     """A machine that is taken back, or a closed terminal, ends the run as Ctrl-C does."""
     if threading.current_thread() is threading.main_thread():
-        for name in ("SIGTERM", "SIGHUP"):
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), _interrupt)
+        for number in (signal.SIGINT, *_ENDINGS):
+            signal.signal(number, _interrupt)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Once: a container's init and its script both tell us, and winding up is not to be cut short by the second."""
     del number, frame
+    for ending in _ENDINGS:
+        signal.signal(ending, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     raise KeyboardInterrupt
 
 

@@ -100,18 +100,22 @@ def pgd(
     step_size: float,
     steps: int,
     decay: bool = False,
+    momentum: float = 0.0,
     generator: torch.Generator | None = None,
     on_step: OnStep | None = None,
 ) -> tuple[Tensor, int]:
     """Minimise `loss` within `budget` by sign steps; the picture reached and the steps done.
 
     A deterministic loss gives the best iterate, a noisy one the last: its luckiest draw is not the best picture.
-    `decay`: the k-th of n steps has size step_size * (1 - k / n). `generator` draws the random start; None starts
-    at x0. `on_step` may raise Stop to keep what is reached; any other exception passes through.
+    `decay`: the k-th of n steps has size step_size * (1 - k / n). `momentum`: what each gradient, at unit mean absolute
+    value, keeps of the ones before (Dong et al. 2018, arXiv 1710.06081, eq. 6), which averages a noisy loss.
+    `generator` draws the random start; None starts at x0. `on_step` may raise Stop to keep what is reached; any other
+    exception passes through.
     Raises GradientError when a gradient is not finite, or the first one is zero everywhere.
     """
     x = budget.start(generator)
     best = _Best(x) if loss.deterministic else None
+    direction = _Momentum(momentum)
     done, finite = 0, torch.ones((), dtype=torch.bool, device=x.device)
     try:
         for step in range(steps):
@@ -123,7 +127,7 @@ def pgd(
             if best is not None:
                 best.offer(x, value)
             size = step_size * (1 - step / steps) if decay else step_size
-            x.sub_(gradient.sign_(), alpha=size)
+            x.sub_(direction.after(gradient).sign_(), alpha=size)
             del gradient  # before the projection's own temporary: a large picture's arrays are counted
             x = budget.project(x)
             done = step + 1
@@ -136,6 +140,22 @@ def pgd(
         best.offer(x, loss.value(x))
         x = best.x
     return budget.settle(x), done
+
+
+class _Momentum:
+    """Keeps an array of the picture's size where it has something to keep."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self.kept: Tensor | None = None
+
+    def after(self, gradient: Tensor) -> Tensor:
+        """The direction with this gradient; may be written to, as the gradient may."""
+        if self.share == 0:
+            return gradient
+        gradient.div_(gradient.abs().mean().clamp(min=torch.finfo(gradient.dtype).tiny))
+        self.kept = gradient if self.kept is None else self.kept.mul_(self.share).add_(gradient)
+        return self.kept.clone()
 
 
 class _Best:

@@ -171,6 +171,7 @@ class _Job:
             step_size=settings.step_size,
             steps=settings.steps,
             decay=settings.step_decay,
+            momentum=settings.momentum,
             generator=generator if settings.random_start else None,
             on_step=self.on_step,
         )

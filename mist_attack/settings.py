@@ -36,10 +36,13 @@ class Settings:
     steps: int = 100
     step_decay: bool = False
     """Step sizes fall linearly towards zero, so that few large steps end finely."""
+    momentum: float = 0.0
+    """Share of the earlier gradients that a step keeps (Dong et al. 2018, arXiv 1710.06081): averages a noisy loss."""
     semantic_weight: float = 1e4
     """fused = textural - (semantic_weight / 16384) * semantic, both means per image."""
     gradient: Gradient = "exact"
-    """Semantic gradient through the UNet, or by score distillation without its Jacobian."""
+    """Semantic gradient through the UNet; by score distillation without its Jacobian (sds); or that at every fourth
+    step only, and kept for the next three (amortised)."""
     direction: Direction = "ascent"
     """Denoising loss maximised (Mist) or minimised (Xue et al. 2024, arXiv 2311.12832)."""
     view: ViewKind = "whole"
@@ -61,6 +64,7 @@ class Settings:
         _check_choice("view", self.view, ViewKind)
         _check_range("strength (epsilon)", self.epsilon * 255, 0, 255)
         _check_range("step size", self.step_size * 255, 1e-3, 255)
+        _check_range("momentum", self.momentum, 0, 0.99)
         _check_range("steps", self.steps, 1, 100_000)
         _check_range("semantic weight", self.semantic_weight, 0, 1e12)
         _check_range("working size", self.working_size, 64, 4096)
@@ -83,6 +87,7 @@ class Controls:
     steps: int = 100
     step: float = 1.0  # grey levels
     step_decay: bool = False
+    momentum: float = 0.0  # share of the earlier gradients that a step keeps
     objective: str = "fused"
     fusion_weight: float = 1.0  # w: semantic_weight is 10 ** (w + 3)
     gradient: str = "exact"

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import ssl
 import subprocess
 from pathlib import Path
@@ -108,6 +109,25 @@ def test_a_server_that_is_gone_is_left_out_and_the_rest_goes_on(comfy, other, ca
     assert "does not answer" in said and "custom_nodes" in said and len(comfy.graphs) == 3
     assert protect("http://127.0.0.1:9", out="nothing") == 1
     assert "No server is left" in capsys.readouterr().err
+
+
+def test_a_proxy_that_fails_now_and_then_loses_nothing(comfy, capsys):
+    draw("in/a.png"), draw("in/b.png", seed=1)
+    comfy.hiccups = comfyui_client.PATIENCE - 1
+    assert protect(comfy) == 0 and len(comfy.graphs) == 2
+    comfy.hiccups = 1000
+    assert protect(comfy, words=["--force"]) == 1
+    assert "502" in capsys.readouterr().err
+
+
+def test_a_server_that_never_answers_is_left_out_and_the_rest_goes_on(comfy, monkeypatch, capsys):
+    monkeypatch.setattr(comfyui_client, "REQUEST_SECONDS", 0.2)
+    draw("in/a.png"), draw("in/b.png", seed=1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert protect(url, comfy) == 0 and len(comfy.graphs) == 2
+        assert f"{url} does not answer (timed out)" in capsys.readouterr().err
+        assert protect(url, out="nothing") == 1
 
 
 @pytest.mark.parametrize(

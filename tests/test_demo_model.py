@@ -155,3 +155,18 @@ def test_the_contact_sheet_shows_what_was_written(tmp_path, monkeypatch):
     shown = sheet[top : top + 64, left : left + 48]
     assert np.array_equal(shown, levels)
     assert sheet.shape[1] == contact_sheet.MARGIN + 7 * (contact_sheet.CELL + contact_sheet.MARGIN)
+
+
+def test_another_number_of_threads_reaches_the_objective_within_1_percent(model, unseen):
+    """Sums in another order turn single signs; equal numbers give equal bytes (in the tests of galleries)."""
+    settings = Settings(objective="textural", steps=20, step_size=2 / 255)
+    before, reached = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            (report,) = protect(unseen[0], model, settings).reports
+            assert report.budget_used_levels == 16
+            reached.append(report.after["target_distance"])
+    finally:
+        torch.set_num_threads(before)
+    assert reached[0] == pytest.approx(reached[1], rel=0.01)

@@ -17,6 +17,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import yaml
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 SCRIPTS = sorted(DEPLOY.glob("*.sh"))
@@ -50,6 +51,7 @@ class Machine:
         path = self.bin / name
         path.write_text(f"#!/usr/bin/env bash\ncd {self.folder}\n{body}\n")
         path.chmod(0o755)
+        return path
 
     def start(self, script, *words, **environment):
         command, pipe = [str(DEPLOY / script), *words], subprocess.PIPE
@@ -136,6 +138,26 @@ def test_the_limit_of_hours_ends_the_machine(machine):
     machine.command("mist", "exec sleep 60")
     _, said = machine.run("run.sh", MIST_MAX_HOURS="0.0003")
     assert machine.ended == ["stop pod pod 1"] and "limit of 0.0003 hours" in said
+
+
+def faketime():
+    return next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
+
+
+@pytest.mark.skipif(faketime() is None, reason="faketime is not installed")
+@pytest.mark.parametrize("jump", ["+30h", "-30h"])
+def test_a_clock_that_is_set_moves_no_limit(machine, jump):
+    clock = machine.folder / "clock"
+    clock.write_text("+0")
+    faked = {"LD_PRELOAD": str(faketime()), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1"}
+    machine.command("mist", "unset LD_PRELOAD; touch working; exec sleep 20")
+    process = machine.start("run.sh", MIST_MAX_HOURS="0.0009", **faked)
+    assert machine.wait_for((machine.folder / "working").exists)
+    clock.write_text(jump)
+    time.sleep(1)
+    assert process.poll() is None and machine.ended == []
+    process.communicate(timeout=15)
+    assert machine.ended == ["stop pod pod 1"]
 
 
 def test_a_limit_that_is_no_number_is_told_and_ends_the_machine(machine):
@@ -314,6 +336,17 @@ def test_a_host_without_a_log_in_does_not_start(host, log_in):
 def test_a_host_that_crashes_ends_its_machine(host):
     (host.folder / "host/main.py").write_text("raise SystemExit(3)")
     assert host.run("host.sh", "comfyui")[0] == 3 and host.ended == ["stop pod pod 1"]
+
+
+def test_what_skypilot_runs_is_this_part_of_the_gallery_and_leaves_the_end_to_skypilot(machine):
+    task = yaml.safe_load((DEPLOY / "sky.yaml").read_text("utf-8"))
+    (machine.folder / "mist/bin").mkdir(parents=True)
+    machine.command("mist", 'echo "$* of $MIST_CHECKPOINT" >asked').rename(machine.folder / "mist/bin/mist")
+    own = {**task["envs"], "HOME": str(machine.folder), "RESULTS": "s3://my bucket", "SHARD": "2/4"}
+    environment = {**machine.environment, **own, "ARGUMENTS": "--strength 8"}
+    subprocess.run(["bash", "-c", task["run"]], cwd=DEPLOY.parent, env=environment, check=True, capture_output=True)
+    asked = "protect /gallery --out s3://my bucket --shard 2/4 --strength 8 of /models/checkpoint.safetensors\n"
+    assert (machine.folder / "asked").read_text() == asked and machine.ended == []
 
 
 def test_the_health_check_asks_the_child(machine):

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import types
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 
 from mist_attack.errors import CheckpointError, SettingsError
 from mist_attack.gallery import worker
-from mist_attack.gallery.ledger import MANIFEST
+from mist_attack.gallery.ledger import MANIFEST, Ledger
 from mist_attack.gallery.selection import select
 from mist_attack.hosts import diffusers
 from mist_attack.images import read_bytes
@@ -87,6 +88,7 @@ def test_what_means_nothing_is_said(words, capsys):
 def test_links_in_circles_and_broken_ones(capsys):
     draw("in/x/a.png")
     Path("in/x/up").symlink_to(Path("in").absolute())
+    Path("in/x/further-up").symlink_to(Path().absolute())
     Path("in/x/self").symlink_to("self")
     Path("in/x/gone.png").symlink_to("nowhere.png")
     draw("elsewhere/b.png")
@@ -134,6 +136,16 @@ def test_two_results_of_one_name_in_a_folder_are_a_row_and_the_rest_goes_on(caps
     assert protect("in") == 2
     assert files("out") == ["A.png", "b.png"]
     assert "would both become" in capsys.readouterr().err
+
+
+def test_two_pictures_of_one_stem_are_two_rows_and_the_first_is_done_once(computed):
+    draw("in/a.jpg"), draw("in/a.png", seed=1)
+    for _ in range(2):
+        assert protect(Path("in").absolute()) == 2
+    assert computed == ["a.jpg"] and files("out") == ["a.png"]
+    lines = Path("out/mist-manifest.jsonl").read_text().splitlines()
+    found = {Path(row["input"]).name: (row["output"], row["status"]) for row in map(json.loads, lines)}
+    assert found == {"a.jpg": ("a.png", "protected"), "a.png": (None, "failed")}
 
 
 def test_a_mask_and_a_prompt_beside_the_picture_are_its_own():
@@ -253,6 +265,36 @@ def test_fail_fast_stops_and_retries_are_for_machines_only(monkeypatch, computed
     assert protect("in/1.png", "--retries", 1) == 0
 
 
+@pytest.fixture
+def handlers():
+    """Signals mean afterwards what they meant before."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+@pytest.mark.parametrize("first", ["SIGINT", "SIGTERM"])
+def test_a_second_signal_does_not_cut_winding_up_short(monkeypatch, handlers, capsys, first):
+    """A container's init and its script both tell the command."""
+
+    def told_to_end(*_):
+        os.kill(os.getpid(), getattr(signal, first))
+        raise AssertionError("the signal was not heeded")
+
+    def told_again(self, name):
+        os.kill(os.getpid(), signal.SIGTERM)
+        leave(self, name)
+
+    leave = Ledger.leave
+    monkeypatch.setattr(worker, "protected", told_to_end)
+    monkeypatch.setattr(Ledger, "leave", told_again)
+    draw("in/a.png")
+    assert protect("in") == 130 and "interrupted" in capsys.readouterr().err
+    assert not list(Path("out/.mist/begun").iterdir())
+
+
 def test_a_folder_of_results_that_is_removed_while_the_run_goes_on(monkeypatch, capsys):
     for index in range(3):
         draw(f"in/{index}.png", seed=index)
@@ -265,8 +307,9 @@ def test_a_folder_of_results_that_is_removed_while_the_run_goes_on(monkeypatch, 
         return real(task, model, on_step)
 
     monkeypatch.setattr(worker, "protected", removes)
-    assert protect("in") == 2
+    assert protect("in", "--report", "report.json") == 2
     assert [row["status"] for row in rows().values()] == ["failed", "failed", "protected"]
+    assert [row["status"] for row in json.loads(Path("report.json").read_text())] == ["failed", "failed", "protected"]
     assert "was removed" in capsys.readouterr().err
     assert protect("in") == 0
 

@@ -154,6 +154,19 @@ def test_sds_is_the_exact_gradient_of_a_constant_unet(mist):
     assert exact.abs().max() < 1e-5 < sds.abs().max()
 
 
+def test_amortised_is_sds_at_every_fourth_step_and_stays_in_between(mist):
+    surrogate, latents = AsSurrogate(mist), torch.randn(5, 1, 4, 8, 8)
+    settings = Settings(objective="semantic", gradient="amortised")
+    objective = build(settings, surrogate, None, None)
+    sds = Semantic(surrogate, None, "sds")
+    generator, same = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+    found = [objective.value_and_gradient(z, generator) for z in latents]
+    first, fifth = sds.value_and_gradient(latents[0], same), sds.value_and_gradient(latents[4], same)
+    for step, expected in enumerate([first] * 4 + [fifth]):
+        torch.testing.assert_close(found[step], expected)
+    assert objective.measure(latents[0], 7) == sds.measure(latents[0], 7)
+
+
 @pytest.mark.parametrize("gradient", ["exact", "sds"])
 def test_fused_is_the_weighted_sum_and_reports_the_ratio(mist, gradient):
     surrogate = AsSurrogate(mist)

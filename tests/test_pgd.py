@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mist_attack.errors import GradientError, Stop
@@ -68,6 +68,43 @@ def test_decaying_steps_sum_to_their_closed_form():
     budget = Budget(x0, 1.0, full(x0), keep_tone=False)
     x, _ = pgd(Linear(w), budget, step_size=2 / 255, steps=n, decay=True)
     torch.testing.assert_close(x - x0, -w.sign() * (2 / 255) * (n + 1) / 2, atol=1e-6, rtol=0)
+
+
+class Scaled(Linear):
+    """One gradient direction, each step times the next of these factors."""
+
+    deterministic = False
+
+    def __init__(self, w, factors):
+        super().__init__(w)
+        self.factors = list(factors)
+
+    def value_and_gradient(self, x):
+        return self.value(x), self.w * self.factors.pop(0)
+
+
+@given(
+    factors=st.lists(st.floats(-1e3, 1e3).filter(lambda f: abs(f) > 1e-3), min_size=1, max_size=8),
+    momentum=st.floats(0, 0.99),
+)
+def test_momentum_steps_along_the_decaying_sum_of_unit_gradients(factors, momentum):
+    """Along one direction a gradient of unit size is its factor's sign, whatever its length."""
+    x0, w = grey(2, 2), torch.tensor([1.0, -1.0, 1.0]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    kept, moved = 0.0, 0.0
+    for factor in factors:
+        kept = momentum * kept + (1 if factor > 0 else -1)
+        moved -= 0.0 if abs(kept) < 1e-6 else (1 if kept > 0 else -1)
+        assume(kept == 0 or abs(kept) > 1e-6)  # else the sign is a rounding's
+    budget = Budget(x0, 1.0, full(x0), keep_tone=False)
+    x, _ = pgd(Scaled(w, factors), budget, step_size=1 / 255, steps=len(factors), momentum=momentum)
+    torch.testing.assert_close(x - x0, w * moved / 255, atol=1e-6, rtol=0)
+
+
+def test_a_zero_gradient_on_the_way_is_no_nan():
+    x0, w = grey(), torch.ones(1, 3, 8, 9)
+    budget = Budget(x0, 1.0, full(x0), keep_tone=False)
+    x, _ = pgd(Scaled(w, [1.0, 0.0, 0.0]), budget, step_size=1 / 255, steps=3, momentum=0.5)
+    torch.testing.assert_close(x - x0, -w * 3 / 255, atol=1e-6, rtol=0)
 
 
 def test_random_start_changes_the_result_only_by_its_seed():

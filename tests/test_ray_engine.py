@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fakes import ray_command
 from fakes.command import draw, files
 
 from mist_attack.hosts.checkpoints import DEMO
@@ -17,7 +18,8 @@ pytest.importorskip("ray", reason='Ray is not installed: pip install -e ".[clust
 pytestmark = pytest.mark.skipif(not (DEMO / "seed0").is_dir(), reason="the demo model is not in this copy")
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "1000"}
-COMMAND = [sys.executable, "-m", "mist_attack", "protect", "in", "--checkpoint", "demo", "--threads", "1"]
+COMMAND = ["-m", "mist_attack"]
+WORDS = ["protect", "in", "--checkpoint", "demo", "--threads", "1"]
 RAY = ["--engine", "ray", "--workers", "2"]
 
 
@@ -26,14 +28,14 @@ def gallery(folder, count=6):
         draw(folder / "in" / ("sub" if index % 2 else "") / f"p{index}.png", (64 + 16 * (index % 3), 64), seed=index)
 
 
-def mist(folder, *words, steps=3):
-    command = [*COMMAND, "--steps", str(steps), *words]
-    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+def mist(folder, *words, steps=3, command=COMMAND):
+    full = [sys.executable, *command, *WORDS, "--steps", str(steps), *words]
+    return subprocess.run(full, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
 
 
 def start(folder, *words, steps=3):
-    command = [*COMMAND, "--steps", str(steps), *words]
-    return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    full = [sys.executable, *COMMAND, *WORDS, "--steps", str(steps), *words]
+    return subprocess.Popen(full, cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def tree(folder):
@@ -102,6 +104,7 @@ def test_killed_workers_and_a_killed_driver_change_nothing(tmp_path, undisturbed
     for _ in range(2):
         (victim, *_) = wait_until(lambda: at_work(driver), driver)
         os.kill(victim, signal.SIGKILL)
+        assert wait_until(lambda gone=victim: gone not in at_work(driver), driver)
     assert wait_until(lambda: files(tmp_path / "out"), driver)
     driver.kill()
     driver.wait()
@@ -112,20 +115,18 @@ def test_killed_workers_and_a_killed_driver_change_nothing(tmp_path, undisturbed
 
 
 def test_a_picture_that_kills_its_worker_three_times_is_recorded_and_the_rest_goes_on(tmp_path):
+    """Two workers die while they load, too, and are replaced."""
     gallery(tmp_path, 3)
-    draw(tmp_path / "in/p0.png", (320, 320))  # takes long enough to be killed in the middle
-    driver = start(tmp_path, "--out", "out", "--engine", "ray", "--workers", "1", steps=20)
-    kills = 0
-    while driver.poll() is None:
-        if in_progress(tmp_path) == ["p0.png"] and (victims := at_work(driver)):
-            os.kill(victims[0], signal.SIGKILL)
-            kills += 1
-            wait_until(lambda gone=victims[0]: gone not in at_work(driver), driver)
-        time.sleep(0.005)
-    assert (driver.returncode, kills) == (2, 3)
+    draw(tmp_path / f"in/a-{ray_command.DEADLY}.png", seed=9)
+    for index in range(2):
+        (tmp_path / f"{ray_command.STILLBORN}{index}").touch()
+    done = mist(tmp_path, "--out", "out", "--engine", "ray", "--workers", "1", command=[ray_command.__file__])
+    assert done.returncode == 2, done.stderr
+    assert not list(tmp_path.glob(f"{ray_command.STILLBORN}*"))
     rows = [json.loads(line) for line in (tmp_path / "out/mist-manifest.jsonl").read_text().splitlines()]
-    assert [row["status"] for row in rows] == ["failed", "protected", "protected"]
-    assert "died 3 times" in rows[0]["error"]
+    assert [row["status"] for row in rows] == ["failed", "protected", "protected", "protected"]
+    assert "died 3 times" in rows[0]["error"] and rows[0]["deaths"] == 3
+    assert not list((tmp_path / "out/.mist").rglob("*.json"))
 
 
 def test_what_does_not_fit_the_cluster_is_said(tmp_path):

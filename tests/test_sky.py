@@ -46,7 +46,9 @@ def test_skypilot_reads_it_with_the_users_own_places(sky, tmp_path, monkeypatch)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("SKY_DRYRUN"), reason="needs cloud credentials: SKY_DRYRUN=1")
-def test_skypilots_dry_run_finds_a_machine(sky):
-    command = [str(Path(sys.executable).with_name("sky")), "launch", "--dryrun", "--yes", str(FILE)]
+def test_skypilots_dry_run_finds_a_machine(sky, tmp_path):
+    (tmp_path / "m.safetensors").write_bytes(b"model")
+    words = ["--env", f"GALLERY={tmp_path}", "--env", f"CHECKPOINT={tmp_path / 'm.safetensors'}"]
+    command = [str(Path(sys.executable).with_name("sky")), "launch", "--dryrun", "--yes", str(FILE), *words]
     done = subprocess.run(command, capture_output=True, text=True, cwd=FILE.parents[1])
     assert done.returncode == 0, done.stdout + done.stderr

@@ -20,6 +20,8 @@ from ..images import MAX_BYTES
 
 POLL_SECONDS = 0.5
 REQUEST_SECONDS = 60.0
+PATIENCE = 6
+"""Questions in a row that a server at work may leave unanswered, each after twice the wait: 16 seconds."""
 FOLDER = "mist"
 
 Graph = dict[str, dict[str, Any]]
@@ -88,7 +90,7 @@ class Server:
         """Queue and wait; the outputs of the nodes by their numbers. Raises MistError also where it takes longer."""
         prompt = self.post("/prompt", {"prompt": graph, "client_id": uuid.uuid4().hex})["prompt_id"]
         until = time.monotonic() + seconds
-        while not (history := self.get(f"/history/{prompt}")):
+        while not (history := self._history(prompt, cancelled)):
             if cancelled.wait(POLL_SECONDS):
                 self._drop(prompt)
                 raise CancelledError("the run was ended")
@@ -99,6 +101,15 @@ class Server:
         if entry["status"]["status_str"] != "success":
             raise MistError(f"{self.url}: {_failure(entry)}")
         return entry["outputs"]
+
+    def _history(self, prompt: str, cancelled: threading.Event) -> Any:
+        """What stands in between, a proxy or a network, may fail now and then; the work goes on there."""
+        for attempt in range(PATIENCE):
+            try:
+                return self.get(f"/history/{prompt}")
+            except UnreachableError:
+                if attempt == PATIENCE - 1 or cancelled.wait(POLL_SECONDS * 2**attempt):
+                    raise
 
     def _drop(self, prompt: str) -> None:
         """Take our prompt out of the queue; older hosts interrupt whatever runs, so only if it is ours."""

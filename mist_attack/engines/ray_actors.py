@@ -19,6 +19,8 @@ from ..hosts import checkpoints, diffusers
 from . import choice
 
 ENVIRONMENT = {"GOMP_SPINCOUNT": "1000", "RAY_USAGE_STATS_ENABLED": "0"}
+MAX_CRASHES = 3
+"""Workers in a row that may die while they load the model."""
 Answer = tuple["Result | None", "str | None", bool, bool]
 
 
@@ -77,6 +79,7 @@ class RayEngine:
         self.idle: list[Any] = []
         self.flying: dict[Any, tuple[Any, Task]] = {}
         self.told = False
+        self.crashes = 0
 
     @property
     def has_room(self) -> bool:
@@ -154,20 +157,33 @@ class RayEngine:
         self.starting[actor.ready.remote()] = actor
 
     def _welcome(self, actor: Any, ready: Any) -> None:
+        errors = self.ray.exceptions
         try:
             name, is_demo = self.ray.get(ready)
-        except self.ray.exceptions.RayTaskError as failure:
-            if isinstance(failure.cause, MistError):
-                raise failure.cause from failure
-            raise CheckpointError(f"A worker cannot load the model: {told(failure.cause or failure)}") from failure
-        except self.ray.exceptions.RayError as failure:
-            raise CheckpointError(f"A worker died while it loaded the model: {_reason(failure)}") from failure
+        except errors.RayTaskError as failure:
+            cause = failure.cause or failure
+            ours = isinstance(cause, MistError)
+            return self._go_without(
+                cause if ours else CheckpointError(f"A worker cannot load the model: {told(cause)}")
+            )
+        except errors.RayError as failure:
+            self.crashes += 1
+            if self.crashes < MAX_CRASHES:
+                return self._hire()
+            return self._go_without(CheckpointError(f"Workers die while they load the model: {_reason(failure)}"))
+        self.crashes = 0
         self.idle.append(actor)
         if not self.told:
             self.told = True
             self.say(name)
             if is_demo:
                 self.complain(choice.DEMO_WARNING)
+
+    def _go_without(self, error: MistError) -> None:
+        """A worker less; raises where it was the last."""
+        if not (self.idle or self.flying or self.starting):
+            raise error
+        self.complain(f"{error} The other workers go on.")
 
 
 def _reason(failure: BaseException) -> str:

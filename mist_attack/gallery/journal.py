@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..report import Report
 from ..saving import write_text
@@ -20,20 +20,24 @@ Say = Callable[[str], None]
 class Journal:
     def __init__(self, report: Path | None, total: int, say: Say, complain: Say) -> None:
         self.report, self.total, self.say, self.complain = report, total, say, complain
-        self.statuses: list[str] = []
-        self.rows: list[dict[str, Any]] = []
+        self.rows: dict[str, Row] = {}
+        self.troubles = 0
         self.due = 0.0
 
+    @property
+    def statuses(self) -> list[str]:
+        """One for each picture, and one for each failure beside them."""
+        return [row.status for row in self.rows.values()] + ["failed"] * self.troubles
+
     def add(self, row: Row) -> None:
-        self.statuses.append(row.status)
-        if self.report is not None:
-            self.rows.append(row.for_report())
-            if time.monotonic() >= self.due:
-                self._write()
+        """The last row of a picture counts."""
+        self.rows[row.input] = row if self.report is not None else replace(row, report=None, facts={})
+        if self.report is not None and time.monotonic() >= self.due:
+            self._write()
         self._tell(row)
 
     def failed(self, error: str) -> None:
-        self.statuses.append("failed")
+        self.troubles += 1
         self.complain(error)
 
     def close(self) -> None:
@@ -42,11 +46,12 @@ class Journal:
 
     def _write(self) -> None:
         assert self.report is not None
-        write_text(self.report, json.dumps(self.rows, indent=2, ensure_ascii=False))
+        rows = [row.for_report() for row in self.rows.values()]
+        write_text(self.report, json.dumps(rows, indent=2, ensure_ascii=False))
         self.due = time.monotonic() + REPORT_EVERY
 
     def _tell(self, row: Row) -> None:
-        count = f"[{len(self.statuses)}/{self.total}] " if self.total > 1 else ""
+        count = f"[{len(self.rows)}/{self.total}] " if self.total > 1 else ""
         if row.status == "failed":
             self.complain(f"{count}{row.input}: {row.error}")
         elif row.status == "skipped":

@@ -1,7 +1,7 @@
 """What became of every picture: the manifest, and what a killed run leaves behind so that the next one goes on.
 
-OUT/mist-manifest.jsonl   one line per picture, sorted by its result's name: nothing in it depends on the order,
-                          the clock or on how often a run was interrupted
+OUT/mist-manifest.jsonl   one line per picture, sorted by its result's name (or its own, where it can have no result):
+                          nothing in it depends on the order, the clock or on how often a run was interrupted
 OUT/.mist/rows/           lines of pictures that are finished but not in the manifest yet
 OUT/.mist/begun/          pictures that a run is at, and how often one died there
 OUT/.mist/lock            held while a run is at work
@@ -29,7 +29,8 @@ class Row:
     """What became of one picture."""
 
     input: str
-    output: str
+    output: str | None
+    """None where it can have no result: another picture's has the name."""
     status: str = "failed"
     """protected, skipped or failed."""
     error: str | None = None
@@ -43,7 +44,7 @@ class Row:
 
     def for_manifest(self, name: str) -> dict[str, Any]:
         report = self.report and {key: value for key, value in self.report.items() if key not in VOLATILE}
-        return {**self.for_report(), "output": name, "report": report, **self.facts}
+        return {**self.for_report(), "output": self.output and name, "report": report, **self.facts}
 
 
 def sha256(data: bytes) -> str:
@@ -121,7 +122,7 @@ class Ledger:
             return
         for row in rows:
             text = (self.storage.read(row) or b"").decode("utf-8")
-            self._lines[json.loads(text)["output"]] = text
+            self._lines[_name_in(json.loads(text))] = text
         text = "".join(f"{line}\n" for _, line in sorted(self._lines.items()))
         self.storage.write(self._manifest, text.encode("utf-8"))
         for row in rows:
@@ -194,7 +195,8 @@ def known_results(storage: Storage) -> set[str]:
         name for state in storage.names("") if state.startswith(".mist") for name in storage.names(f"{state}/begun")
     ]
     marked = [json.loads(storage.read(name) or b"{}").get("output", "") for name in begun]
-    return {*known_lines(storage), *marked}
+    lines = [json.loads(line) for line in known_lines(storage).values()]
+    return {line["output"] for line in lines if line["output"]}.union(marked)
 
 
 def _lines_of(storage: Storage, manifest: str) -> Iterator[tuple[str, str]]:
@@ -203,10 +205,14 @@ def _lines_of(storage: Storage, manifest: str) -> Iterator[tuple[str, str]]:
         if not line:
             continue
         try:
-            yield json.loads(line)["output"], line
+            yield _name_in(json.loads(line)), line
         except (ValueError, KeyError, TypeError) as error:
             found = f"{storage.shown(manifest)}, line {number}, is not a line of ours"
             raise OutputError(f"{found}. Move the file away, or choose another --out.") from error
+
+
+def _name_in(line: dict[str, Any]) -> str:
+    return line["output"] or line["input"]
 
 
 def _id(name: str) -> str:

@@ -84,7 +84,8 @@ def task_for(order: Order, work: Work) -> tuple[Task, dict[str, Any]]:
 
 
 def name_of(order: Order, work: Work) -> str:
-    return work.output.relative_to(order.root).as_posix()
+    """Of its result, and of its line in the manifest; a refused one has no result, and its source's name serves."""
+    return str(work.source) if work.refused else work.output.relative_to(order.root).as_posix()
 
 
 def _read_prompt(path: Path) -> str:

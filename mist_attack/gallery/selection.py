@@ -15,6 +15,8 @@ from ..images import PICTURE_SUFFIXES
 MASK, PROMPT = ".mask.png", ".prompt.txt"
 """What stands beside a picture: cat.jpg, cat.mask.png, cat.prompt.txt."""
 
+Identities = frozenset[tuple[int, int]]
+
 
 @dataclass(frozen=True)
 class Source:
@@ -51,7 +53,7 @@ def pictures_in(folder: Path) -> list[Path]:
 def _meant(given: Path, out: Path | None) -> Iterator[Source]:
     text = str(given)
     if given.is_dir():
-        yield from _inside(given, Path(), out)
+        yield from _inside(given, Path(), out, _above(given))
     elif text.startswith("@") and not os.path.lexists(given):
         yield from _listed(text[1:])
     elif glob.has_magic(text) and not os.path.lexists(given):
@@ -60,15 +62,18 @@ def _meant(given: Path, out: Path | None) -> Iterator[Source]:
         yield Source(given, named=True)
 
 
-def _inside(top: Path, folder: Path, out: Path | None, above: frozenset[tuple[int, int]] = frozenset()) -> list[Source]:
+def _above(folder: Path) -> Identities:
+    return frozenset(map(_identity, folder.resolve().parents))
+
+
+def _inside(top: Path, folder: Path, out: Path | None, above: Identities) -> list[Source]:
     """Sorted, so that every run sees one order. A link to a folder that it is inside of is not followed."""
-    here = top.stat()
-    above |= {(here.st_dev, here.st_ino)}
+    above |= {_identity(top)}
     found = []
     for entry in sorted(_entries(top), key=lambda entry: entry.name):
         path = top / entry.name
         if _is_folder(path):
-            if not entry.name.startswith(".") and not _is_any(path, above) and not _is_same(path, out):
+            if not entry.name.startswith(".") and _identity(path) not in above and not _is_same(path, out):
                 found += _inside(path, folder / entry.name, out, above)
         elif _is_picture(entry.name):
             found.append(Source(path, folder))
@@ -92,9 +97,9 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _is_any(path: Path, folders: frozenset[tuple[int, int]]) -> bool:
+def _identity(path: Path) -> tuple[int, int]:
     found = path.stat()
-    return (found.st_dev, found.st_ino) in folders
+    return found.st_dev, found.st_ino
 
 
 def _is_same(path: Path, other: Path | None) -> bool:
@@ -114,7 +119,7 @@ def _matching(pattern: str, out: Path | None) -> Iterator[Source]:
     for path in found:
         if path.is_dir():
             if "**" not in pattern:
-                yield from _inside(path, path.relative_to(base), out)
+                yield from _inside(path, path.relative_to(base), out, _above(path))
         elif _is_picture(path.name) and not (out and _is_below(path, out) and not _is_below(base, out)):
             yield Source(path, path.parent.relative_to(base))
 

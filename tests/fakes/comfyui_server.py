@@ -32,6 +32,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer({kind: {}} if kind in place.kinds else {})
         if path == "/system_stats":
             return self.answer({"system": {"pytorch_version": "2.13.0"}, "devices": [{"name": "cpu", "type": "cpu"}]})
+        if path.startswith("/history/") and place.hiccups:
+            place.hiccups -= 1
+            return self.answer(b"", 502)
         if path.startswith("/history/"):
             return self.answer(place.history(path.rpartition("/")[2]))
         if path == "/queue":
@@ -71,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class FakeComfy(ThreadingHTTPServer):
-    """`url`, what was `received`, and faults: fails, refuses, never_ends, shift (in levels), kinds, redirects_to."""
+    """`url`, what was `received`; faults: fails, refuses, never_ends, hiccups, shift, kinds, redirects_to."""
 
     daemon_threads = True
 
@@ -80,7 +83,7 @@ class FakeComfy(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.files, self.prompts, self.running = {}, {}, []
         self.asked, self.received, self.graphs = [], [], []
-        self.kinds, self.shift, self.seconds = KINDS, 1, 0.0
+        self.kinds, self.shift, self.seconds, self.hiccups = KINDS, 1, 0.0, 0
         self.fails, self.refuses, self.never_ends, self.redirects_to = None, False, False, None
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 

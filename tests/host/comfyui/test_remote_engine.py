@@ -40,6 +40,18 @@ def test_a_gallery_goes_through_a_running_host(comfy, gallery, objective):
     assert not np.abs(levels_of(gallery / "out/a.png") - levels_of(gallery / "in/a.png"))[:, 32:].any()
 
 
+def test_two_addresses_share_the_work_and_a_dead_one_is_left_out(comfy, gallery, capsys):
+    """Both lead to the one host: two pictures are in its queue at once."""
+    addresses = ["http://127.0.0.1:9", comfy.url, comfy.url.replace("127.0.0.1", "localhost")]
+    assert len(set(addresses)) == 3
+    urls = [word for address in addresses for word in ("--url", address)]
+    words = "protect in --out out --engine comfyui --checkpoint sd1.safetensors --steps 1 --objective textural"
+    assert main([*words.split(), *urls]) == 0
+    assert "127.0.0.1:9 does not answer" in capsys.readouterr().err
+    assert len((gallery / "out/mist-manifest.jsonl").read_text().splitlines()) == 2
+    assert main([*words.split(), *urls]) == 0 and "protected already" in capsys.readouterr().out
+
+
 def test_the_host_says_what_it_lacks(comfy, gallery, capsys):
     words = f"protect in --out out --engine comfyui --url {comfy.url} --checkpoint nowhere.safetensors"
     assert main(words.split()) == 1
