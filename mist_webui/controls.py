@@ -17,8 +17,9 @@ FOLDED = (
     ("view", "working_size"),
     ("target", "prompt"),
     ("gradient", "direction"),
-    ("step", "seed"),
-    ("low_vram", "step_decay", "keep_tone"),
+    ("step", "momentum"),
+    ("seed", "low_vram"),
+    ("step_decay", "keep_tone"),
 )
 NAMES = tuple(name for row in (*SEEN, *FOLDED) for name in row)
 """The order of the widgets' values; API users of the always-on script name them instead (`values_from`)."""

@@ -36,9 +36,10 @@ WIDGETS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "target": ("Target", gr.Dropdown, {"choices": target_names()}),
     "low_vram": ("Low VRAM: slower, less memory", gr.Checkbox, {}),
     "seed": ("Seed", gr.Number, {"precision": 0}),
-    "gradient": ("Gradient", *radio("exact", "sds")),
+    "gradient": ("Gradient", *radio("exact", "amortised", "sds")),
     "direction": ("Direction", *radio("ascent", "descent")),
     "step": ("Step size", *slider(0.1, 16, 0.1)),
+    "momentum": ("Momentum", *slider(0, 0.95, 0.05)),
     "step_decay": ("Decaying steps: end finely", gr.Checkbox, {}),
     "keep_tone": ("Keep tone: not darker, not tinted", gr.Checkbox, {}),
     "prompt": ("Prompt", gr.Textbox, {}),
@@ -54,9 +55,10 @@ HINTS = {
     "working_size": "side in pixels of the square that the model sees at once",
     "target": "textural: the pattern that the model is to see instead",
     "prompt": "semantic: what the picture is",
-    "gradient": "semantic: through the UNet, or score distillation without it (faster)",
+    "gradient": "semantic: through the UNet; only at every fourth step; or not at all (fastest)",
     "direction": "semantic: denoising made harder (as in Mist) or easier",
     "step": "grey levels",
+    "momentum": "share of the earlier gradients that a step keeps",
     "seed": "-1 draws one",
 }
 

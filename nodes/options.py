@@ -36,10 +36,10 @@ def _gradient() -> list[io.Input]:
     return [
         io.Combo.Input(
             "gradient",
-            options=["exact", "sds"],
+            options=["exact", "sds", "amortised"],
             default="exact",
-            tooltip="The semantic gradient: exact, through the UNet; or sds, score distillation, without the UNet's "
-            "derivative: faster, and with less memory.",
+            tooltip="The semantic gradient: exact, through the UNet; sds, score distillation, without the UNet's "
+            "derivative: faster, and with less memory; or amortised, sds at every fourth step: faster still.",
         ),
         advanced(
             io.Combo.Input(
@@ -112,5 +112,16 @@ def _rest() -> list[io.Input]:
             default="a painting",
             tooltip="What the semantic part tells the model that it sees; needs clip. Empty: no prompt. A connected "
             "conditioning takes its place.",
+        ),
+        advanced(
+            io.Float.Input(
+                "momentum",
+                default=0.0,
+                min=0.0,
+                max=0.99,
+                step=0.05,
+                round=0.01,
+                tooltip="Share of the earlier gradients that a step keeps. 0.5 makes few large steps reach further.",
+            )
         ),
     ]

@@ -79,7 +79,7 @@ def test_ids_and_inputs_are_a_public_api(host):
         "MistTarget": ["image", "pattern", "fit", "working_size", "picture"],
         "MistOptions": [
             *("gradient", "direction", "step", "step_decay", "view", "working_size"),
-            *("output_size", "low_vram", "keep_tone", "prompt"),
+            *("output_size", "low_vram", "keep_tone", "prompt", "momentum"),
         ],
         "MistEvaluate": ["before", "after", "vae", "mode", "seed", *model, "target", "options"],
         "MistSaveImage": ["image", "filename_prefix", "format", "data_mining", "embed_workflow", "alpha"],
@@ -310,7 +310,7 @@ def test_a_preset_wins_where_it_speaks_and_the_widgets_elsewhere(host):
     settings = done(host, preset="gentle", strength=30.0, seed=5)
     assert settings["epsilon"] == pytest.approx(8 / 255) and settings["seed"] == 5 and settings["steps"] == 3
     quick = done(host, preset="quick", options=default_options(host), strength=30.0)
-    assert (quick["steps"], quick["gradient"]) == (25, "sds") and quick["epsilon"] == pytest.approx(30 / 255)
+    assert (quick["steps"], quick["gradient"]) == (15, "sds") and quick["epsilon"] == pytest.approx(30 / 255)
     assert done(host, preset="mist", options=default_options(host))["keep_tone"] is False
 
 

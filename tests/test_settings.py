@@ -42,7 +42,7 @@ def test_every_preset_resolves_and_says_what_it_is():
 def test_every_control_reaches_a_setting():
     changed = Controls(
         strength=3, steps=5, step=2, step_decay=True, objective="semantic", fusion_weight=2, gradient="sds",
-        direction="descent", view="tiles", working_size=256, keep_tone=False, prompt="x", target="rings",
+        momentum=0.5, direction="descent", view="tiles", working_size=256, keep_tone=False, prompt="x", target="rings",
         low_vram=True, seed=1,
     )  # fmt: skip
     differing = [f.name for f in dataclasses.fields(Settings) if getattr(changed.settings(), f.name) != f.default]

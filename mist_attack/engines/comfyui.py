@@ -111,9 +111,13 @@ def graph_for(settings: Settings, checkpoint: str, files: dict[str, str]) -> Gra
         "fusion_weight": round(math.log10(settings.semantic_weight) - 3, 6),
         "seed": settings.seed,
     }
-    options = {name: getattr(settings, name) for name in ("gradient", "direction", "step_decay", "view", "low_vram")}
-    options |= {"working_size": settings.working_size, "keep_tone": settings.keep_tone, "prompt": settings.prompt}
-    options |= {"step": round(settings.step_size * 255, 6), "output_size": "keep"}
+    same = ("gradient", "direction", "step_decay", "momentum", "view", "low_vram", "keep_tone", "prompt")
+    options: dict[str, Any] = {name: getattr(settings, name) for name in same}
+    options |= {
+        "working_size": settings.working_size,
+        "step": round(settings.step_size * 255, 6),
+        "output_size": "keep",
+    }
     links: dict[str, Any] = {"image": ["image", 0], "vae": ["checkpoint", 2], "options": ["options", 0]}
     if settings.objective != "textural":
         links |= {"model": ["checkpoint", 0], "clip": ["checkpoint", 1]}

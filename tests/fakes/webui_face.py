@@ -11,9 +11,11 @@ import re
 from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 from PIL import Image
 
 from . import webui
+from .toy import ToySurrogate
 
 shown: list[Component] = []
 """Every component in the order in which it was made."""
@@ -165,10 +167,64 @@ def _packages():
     }
 
 
-def face(*names):
+def _face(*names):
     """Modules of `mist_webui`, bound to these fakes."""
     reset()
     inside = {name: webui.new_module(f"modules.{name}", values) for name, values in _modules().items()}
     outside = {name: webui.new_module(name, values) for name, values in _packages().items()}
     with webui.installed(**inside), webui.in_sys_modules(outside | {"gradio": Gradio("gradio")}):
         return SimpleNamespace(**{name: importlib.import_module(f"mist_webui.{name}") for name in names})
+
+
+face = _face(
+    *[
+        "always_on",
+        "api",
+        "controls",
+        "extras",
+        "folder",
+        "gradio_versions",
+        "infotext",
+        "jobs",
+        "options",
+        "progress",
+        "saving",
+        "tab",
+    ]
+)
+QUICK = {"steps": 2, "strength": 8}
+
+
+def start(monkeypatch, tmp_path):
+    """The host as it starts, with a small model loaded; its `shared`."""
+    monkeypatch.setattr(face.jobs, "loaded_model", lambda **options: ToySurrogate())
+    monkeypatch.setattr(face.options, "OUTPUT_FOLDER", str(tmp_path / "saved"))
+    return reset()
+
+
+def interrupt_at(step):
+    """The user interrupts when so many steps are done."""
+
+    class Interrupted(State):
+        hit = False
+
+        @property
+        def interrupted(self):
+            self.hit = self.hit or self.sampling_step >= step
+            return self.hit
+
+        @interrupted.setter
+        def interrupted(self, _):
+            pass
+
+    webui.modules["shared"].state = Interrupted()
+
+
+def painting(mode="RGB", size=(64, 64), seed=0):
+    generator = np.random.default_rng(seed)
+    return Image.fromarray(generator.integers(30, 220, (*size[::-1], len(mode)), dtype=np.uint8))
+
+
+def shift(image, expected):
+    """Levels by which each value moved."""
+    return np.abs(np.asarray(image).astype(int) - np.asarray(expected))

@@ -1,0 +1,174 @@
+"""The web UI's tab on fakes of the host: its controls, what it saves, says and refuses, and its languages."""
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import webui_face
+from fakes.webui_face import QUICK, face, interrupt_at, painting, shift
+from PIL import Image
+
+from mist_attack.errors import CheckpointError, SettingsError
+from mist_attack.settings import Controls
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def shared(monkeypatch, tmp_path):
+    return webui_face.start(monkeypatch, tmp_path)
+
+
+# What is asked for
+
+
+def test_every_control_is_a_widget_and_has_one_place():
+    names = list(Controls.__dataclass_fields__)
+    assert sorted(face.controls.NAMES) == sorted(face.options.WIDGETS) == sorted(names)
+    assert set(face.options.HINTS) <= set(names)
+
+
+def test_a_preset_sets_what_it_names_and_the_rest_to_defaults(shared):
+    shared.opts.mist_steps = 30
+    default, mist, gentle = (
+        dict(zip(face.controls.NAMES, face.controls._values_of_preset(name), strict=True))
+        for name in ("default", "mist", "gentle")
+    )
+    assert default["steps"] == 30 and mist["steps"] == 100 and not mist["keep_tone"] and gentle["strength"] == 8
+
+
+def test_widgets_give_floats_and_api_users_names():
+    values = face.controls.values_from(tuple(range(len(face.controls.NAMES))))
+    assert list(values) == list(face.controls.NAMES)
+    assert face.controls.values_from(({"steps": 3},)) == {"steps": 3}
+    settings = face.options.settings_from({"steps": 20.0, "seed": -1})
+    assert settings.steps == 20 and settings.seed >= 0
+    with pytest.raises(SettingsError, match="Known controls"):
+        face.options.settings_from({"strenght": 3})
+
+
+# The tab
+
+
+def in_the_tab(canvas=None, *, source="", destination="", chosen=0, mask=None, mode=None, save=True, **values):
+    mode = mode or face.tab.PAINTED
+    common = (canvas, None, mode, mask, source, destination, None, 0, save)
+    return face.tab._protect("task", chosen, *common, QUICK | values)
+
+
+def test_the_tab_saves_a_protected_png_with_infotext(shared, tmp_path):
+    picture = painting("RGBA")
+    picture.info["parameters"] = "a cat\nSteps: 20, Seed: 5"
+    (protected, difference), report, log = in_the_tab({"image": picture, "mask": None})
+    (path,) = (tmp_path / "saved").iterdir()
+    written = Image.open(path)
+    assert path.name == "00007.png" and protected.already_saved_as == str(path)
+    assert written.info["parameters"].startswith("a cat") and "Mist strength: 8" in written.info["parameters"]
+    moved = shift(written, picture)
+    assert 0 < moved.max() <= 8 and moved[..., 3].max() == 0 and difference.size == picture.size
+    assert "PSNR" in report and log == "" and shared.state.previews >= 1
+    assert shared.state.current_latent == "a stale latent" and shared.state.sampling_steps == 0
+
+
+def test_an_interrupted_picture_is_shown_and_not_saved(shared, tmp_path):
+    interrupt_at(1)
+    gallery, report, _ = in_the_tab(painting(), steps=50)
+    assert len(gallery) == 2 and "Interrupted after 1 of 50 steps" in report
+    assert not (tmp_path / "saved").exists()
+
+
+@pytest.mark.parametrize(("mode", "painted_changes"), [("PAINTED", True), ("NOT_PAINTED", False)])
+def test_painting_says_where(mode, painted_changes):
+    picture, drawn = painting(), Image.new("RGBA", (64, 64), "black")
+    drawn.paste("white", (0, 0, 32, 64))
+    canvas = {"image": picture, "mask": drawn}
+    (protected, _), _, _ = in_the_tab(canvas, mode=getattr(face.tab, mode), save=False)
+    moved = shift(protected, picture)
+    inside, outside = moved[:, :32].max(), moved[:, 32:].max()
+    assert (inside > 0) == painted_changes and (outside > 0) != painted_changes
+
+
+@pytest.mark.parametrize("sent", ["data:picture", {"image": "data:picture", "mask": None}])
+def test_a_picture_chosen_a_moment_ago_has_nothing_painted_on_it(monkeypatch, sent):
+    monkeypatch.setattr(webui_face.Component, "preprocess", lambda _, value: value, raising=False)
+    value = face.gradio_versions.Canvas().preprocess(sent)
+    mask = Image.open(io.BytesIO(base64.b64decode(value["mask"].split(",")[1])))
+    assert value["image"] == "data:picture" and mask.mode == "RGBA" and mask.getchannel("A").getextrema() == (0, 0)
+    assert face.gradio_versions.Canvas().preprocess(None) is None
+
+
+def test_a_mask_picture_and_painting_both_count():
+    drawn, mask = Image.new("L", (64, 64)), Image.new("L", (8, 8), 255)
+    drawn.paste(255, (0, 0, 32, 64))
+    mask.paste(0, (0, 0, 8, 4))
+    both = np.asarray(face.tab._combined(mask, drawn, face.tab.PAINTED, (64, 64)))
+    assert both[40:, :32].min() == 255 and both[:24].max() == 0 and both[:, 32:].max() == 0
+
+
+def test_the_tab_says_what_is_missing(shared):
+    assert "Choose a picture first" in in_the_tab(None)[2]
+    assert "Name a directory" in in_the_tab(chosen=1)[2]
+    assert "between 0 and 255" in in_the_tab(painting(), strength=900)[2]
+    shared.cmd_opts.hide_ui_dir_config = True
+    assert "--hide-ui-dir-config" in in_the_tab(chosen=1, source="/")[2]
+
+
+def gallery(folder):
+    (folder / "deep").mkdir(parents=True)
+    painting(seed=1).save(folder / "a.png")
+    painting(seed=2).save(folder / "deep" / "b.png")
+    Image.new("L", (64, 64)).save(folder / "deep" / "b.mask.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
+
+
+def test_a_directory_keeps_its_tree_and_has_a_row_for_each_file(tmp_path):
+    folder = gallery(tmp_path / "in")
+    shown, report, log = in_the_tab(chosen=1, source=f" {folder} ")
+    assert "2 of 3 protected" in report and "failed: " in report and log == ""
+    written = sorted(path.relative_to(folder / "mist").as_posix() for path in (folder / "mist").rglob("*.png"))
+    assert written == ["a.png", "deep/b.png"] and shown == [str(folder / "mist" / "deep" / "b.png")]
+    assert 0 < shift(Image.open(folder / "mist" / "a.png"), Image.open(folder / "a.png")).max() <= 8
+    assert shift(Image.open(folder / "mist" / "deep" / "b.png"), Image.open(folder / "deep" / "b.png")).max() == 0
+    assert "2 of 3 protected" in in_the_tab(chosen=1, source=str(folder))[1]  # its own results are no input
+
+
+def test_an_interrupt_ends_a_directory_and_writes_nothing_half_done(shared, tmp_path):
+    folder = gallery(tmp_path / "in")
+    interrupt_at(1)
+    rows, last = face.folder.protect_folder(folder, tmp_path / "out", face.options.settings_from({"steps": 9}))
+    assert [row.said for row in rows[:1]] == ["not written: interrupted"] and last is None
+    assert not list(tmp_path.glob("out/**/*.png"))
+
+
+def test_without_a_model_a_directory_is_not_tried_to_its_end(monkeypatch, tmp_path):
+    def fail(**_):
+        raise CheckpointError("no model")
+
+    monkeypatch.setattr(face.jobs, "loaded_model", fail)
+    assert "no model" in in_the_tab(chosen=1, source=str(gallery(tmp_path / "in")))[2]
+
+
+# Languages
+
+
+HOSTS_OWN = {"Input directory", "Output directory", "Interrupt", "Mask", "Prompt", "Seed", "Steps"}
+"""The web UI's own words, which general translations have, and Mist's name."""
+
+
+def texts_of_the_page():
+    webui_face.reset()
+    face.tab.on_ui_tabs()
+    face.always_on.MistScript().ui(is_img2img=False)
+    words = {text for component in webui_face.shown for text in component.texts()}
+    return {text for text in words if not text.startswith("Send to ")} - HOSTS_OWN - {"Mist"}
+
+
+@pytest.mark.parametrize("language", ["zh_CN", "ja_JP"])
+def test_every_text_of_the_page_is_translated(language):
+    translated = json.loads((ROOT / "localizations" / f"{language}.json").read_text("utf-8"))
+    assert set(translated) == texts_of_the_page() | {"Output directory of the Mist tab"}
+    assert all(translated.values())
