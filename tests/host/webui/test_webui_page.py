@@ -18,7 +18,8 @@ NOT_OURS = ("cdnjs.cloudflare.com", "webui-assets")  # no network here; fonts co
 @pytest.fixture(scope="module")
 def webui(webui):
     """With defaults from the settings page."""
-    webui.post("/sdapi/v1/options", {"mist_steps": 60, "mist_strength": 8})
+    webui.steps = 60
+    webui.post("/sdapi/v1/options", {"mist_steps": webui.steps, "mist_strength": 8})
     webui.reload_ui()
     return webui
 
@@ -75,7 +76,7 @@ def test_a_picture_is_protected_watched_saved_and_sent_on(tab, webui, saved, tmp
     shift = np.abs(levels(Image.open(path)) - picture)
     assert 0 < shift.max() <= 8 and "Mist strength: 8" in Image.open(path).info["parameters"]
     read = webui.post("/sdapi/v1/png-info", {"image": base64.b64encode(path.read_bytes()).decode()})["parameters"]
-    assert read["Mist strength"] == "8" and read["Mist steps"] == "60" and read["Mist mode"] == "fused"
+    assert read["Mist strength"] == "8" and read["Mist steps"] == str(webui.steps) and read["Mist mode"] == "fused"
     tab.wait_for("document.querySelector('.progressDiv') == null")
     for name, place in (("img2img", "img2img_image"), ("inpaint", "img2maskimg"), ("extras", "extras_image")):
         tab.evaluate(f"{OURS}.click()")
