@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 from webui.server import decoded, levels, painting, running
 
-FLAGS = {"float32": (), "bfloat16 weights": ("--unet-in-bf16", "--vae-in-bf16")}
+FLAGS = {
+    "float32": (),
+    "bfloat16 weights": ("--unet-in-bf16", "--vae-in-bf16"),
+    "fp8 weights": ("--unet-in-fp8-e4m3fn", "--vae-in-bf16"),
+}
 FAMILIES = ("sd1", "sd2v", "sdxl")
 
 
@@ -34,6 +38,13 @@ def test_the_gradient_is_that_of_central_differences(loaded, low_vram):
 def test_recomputing_gives_the_same_gradient(loaded):
     plain, low = (loaded.get(f"/mist_probe/gradient_digest?low_vram={low}")["norm"] for low in (False, True))
     assert low == pytest.approx(plain, rel=1e-5)
+
+
+def test_whichever_attention_is_in_use_pytorchs_is_differentiated(loaded):
+    expected = loaded.get("/mist_probe/gradient_digest")["digest"]
+    kept = loaded.get("/mist_probe/use_attention?name=attention_split")["before"]
+    assert loaded.get("/mist_probe/gradient_digest")["digest"] == expected
+    assert loaded.get(f"/mist_probe/use_attention?name={kept}")["before"] == "attention_split"
 
 
 def test_a_generation_is_as_before_after_a_protection(loaded):

@@ -31,8 +31,10 @@ def borrowed():
 
 
 def use_attention(name: str):
-    """As Forge's flags do: `attention_pytorch`, `attention_split`, `attention_sub_quad`, `attention_basic`."""
+    """As Forge's flags do: attention_pytorch, attention_split, attention_sub_quad; the one before."""
+    before = backend.nn.unet.attention_function.__name__
     backend.nn.unet.attention_function = getattr(attention, name)
+    return {"before": before}
 
 
 def know_small_families():
