@@ -138,7 +138,7 @@ class ForgeSurrogate:
         *,
         low_vram: bool = False,
     ) -> Result:
-        self._load(batch * height * width, low_vram)
+        self._load_weights(batch * height * width, low_vram)
         autoencoder = self.modules[0]
         layers = [layer for module in self.modules for layer in module.modules()]
         recomputed_layers = [
@@ -164,7 +164,7 @@ class ForgeSurrogate:
             return job(self)
 
     @torch.inference_mode()
-    def _load(self, pixels: int, low_vram: bool) -> None:
+    def _load_weights(self, pixels: int, low_vram: bool) -> None:
         """Bring the weights to their devices, with their LoRAs merged, and make room for a forward and backward."""
         patchers, unet_bytes = [self.objects.vae.patcher], 0
         if len(self.sigmas):
