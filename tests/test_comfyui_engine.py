@@ -13,7 +13,7 @@ from fakes.comfyui_server import FakeComfy
 from fakes.command import draw, files, levels_of, mist
 from PIL import Image, PngImagePlugin
 
-from mist_attack.engines import comfyui_client
+from mist_attack.engines import comfyui_client, comfyui_prompt
 from mist_attack.engines.comfyui import graph_for
 from mist_attack.engines.comfyui_client import Server, UnreachableError, is_loopback
 from mist_attack.errors import SettingsError
@@ -23,7 +23,7 @@ from mist_attack.settings import Settings, resolve
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(comfyui_client, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(comfyui_prompt, "POLL_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_a_server_that_is_gone_is_left_out_and_the_rest_goes_on(comfy, other, ca
 
 def test_a_proxy_that_fails_now_and_then_loses_nothing(comfy, capsys):
     draw("in/a.png"), draw("in/b.png", seed=1)
-    comfy.hiccups = comfyui_client.PATIENCE - 1
+    comfy.hiccups = comfyui_prompt.PATIENCE - 1
     assert protect(comfy) == 0 and len(comfy.graphs) == 2
     comfy.hiccups = 1000
     assert protect(comfy, words=["--force"]) == 1
