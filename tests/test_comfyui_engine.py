@@ -1,6 +1,5 @@
 """The remote engine against a stand-in for ComfyUI's API: what is sent, what comes back, and what may go wrong."""
 
-import json
 import shutil
 import socket
 import ssl
@@ -9,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes.comfyui_server import FakeComfy
-from fakes.command import draw, files, levels_of, mist
+from fakes.comfyui_command import protect, rows
+from fakes.command import draw, files, levels_of
 from PIL import Image, PngImagePlugin
 
 from mist_attack.engines import comfyui_client, comfyui_prompt
@@ -19,34 +18,8 @@ from mist_attack.engines.comfyui_client import Server, UnreachableError, is_loop
 from mist_attack.errors import SettingsError
 from mist_attack.settings import Settings, resolve
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(comfyui_prompt, "POLL_SECONDS", 0.01)
-
-
-@pytest.fixture
-def comfy():
-    with FakeComfy() as server:
-        yield server
-        server.shutdown()
-
-
-@pytest.fixture
-def other():
-    with FakeComfy() as server:
-        yield server
-        server.shutdown()
-
-
-def protect(*servers, words=(), out="out"):
-    urls = [word for server in servers for word in ("--url", getattr(server, "url", server))]
-    return mist("protect", "in", "--out", out, "--engine", "comfyui", *urls, "--checkpoint", "sd.safetensors", *words)
-
-
-def rows():
-    return [json.loads(line) for line in Path("out/mist-manifest.jsonl").read_text("utf-8").splitlines()]
+pytest_plugins = "fakes.comfyui_fixtures"
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def test_pictures_go_there_and_come_back_with_all_that_stayed_here(comfy):

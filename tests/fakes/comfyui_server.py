@@ -30,11 +30,13 @@ REPORT |= {"model": "there", "target": "lattice", "psnr_db": None, "mean_shift_l
 
 
 class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
     def do_GET(self):
         place, (path, _, query) = self.server, self.path.partition("?")
         place.asked.append((self.command, path, dict(self.headers)))
         if path == "/ws" and place.ws_status:
-            return self.answer(b"", place.ws_status, Location="http://127.0.0.1:9/ws")
+            return self.answer(b"", place.ws_status, Location=f"{place.ws_elsewhere}/ws")
         if path == "/ws":
             return self.talk(urllib.parse.parse_qs(query)["clientId"][0])
         if place.redirects_to:
@@ -124,7 +126,8 @@ class Handler(BaseHTTPRequestHandler):
 
 class FakeComfy(ThreadingHTTPServer):
     """`url`, what was `received`. Faults: fails, refuses, never_ends, hiccups, shift, kinds, redirects_to; of the
-    websocket: mute, ws_status, and drops, after each of which it is refused with `ws_after`."""
+    websocket: mute, ws_status (and ws_elsewhere), and drops, after each of which it is refused with `ws_after`, or its
+    messages go nowhere (`deaf`); `forgets`: so many prompts are taken out of the queue."""
 
     daemon_threads = True
 
@@ -132,10 +135,11 @@ class FakeComfy(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.files, self.running, self.done, self.interrupted, self.sockets = {}, [], {}, set(), {}
-        self.asked, self.received, self.graphs, self.heard = [], [], [], []
+        self.asked, self.received, self.graphs = [], [], []
         self.kinds, self.shift, self.seconds, self.hiccups = KINDS, 1, 0.0, 0
         self.fails, self.refuses, self.never_ends, self.redirects_to = None, False, False, None
-        self.mute, self.ws_status, self.ws_after, self.drops, self.forgets = False, None, None, 0, 0
+        self.mute, self.ws_status, self.ws_after, self.ws_elsewhere = False, None, None, None
+        self.drops, self.dropped, self.forgets, self.deaf = 0, 0, 0, False
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     def take(self, prompt, client_id):
@@ -147,7 +151,7 @@ class FakeComfy(ThreadingHTTPServer):
 
     def tell(self, client, kind, **data):
         """To that client alone, if it listens."""
-        if client in self.sockets:
+        if client in self.sockets and not (self.deaf and self.dropped and kind != "status"):
             self.sockets[client].put(json.dumps({"type": kind, "data": data}).encode())
 
     def work(self, name, graph, client):
@@ -180,7 +184,7 @@ class FakeComfy(ThreadingHTTPServer):
             if client in self.sockets:
                 self.sockets[client].put(b"\0\0\0\1\0\0\0\1JPEG")
             if step == steps // 2 and self.drops:
-                self.drops -= 1
+                self.drops, self.dropped = self.drops - 1, self.dropped + 1
                 self.ws_status = self.ws_after
                 self.sockets.pop(client).put(None)
         while self.never_ends and name not in self.interrupted:
