@@ -12,7 +12,7 @@ IMAGES ?= demo/original
 # Threads that wait briefly instead of spinning: a machine shared with others is several times faster.
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: demo test test-slow host-tests lint clean
+.PHONY: demo test test-slow host-tests bench lint clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +33,9 @@ test-slow: $(READY)
 
 host-tests: $(READY)
 	$(BIN)/python -m pytest tests/host -rs $(ARGS)
+
+bench: $(READY)
+	$(BIN)/mist bench --out bench/results.json
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,4 +1,7 @@
-"""The headless command: `mist protect`, `mist info`. Exit codes: 0, 1 nothing done, 2 some failed, 130 interrupted."""
+"""The headless command: `mist protect`, `mist info`, `mist bench`.
+
+Exit codes: 0, 1 nothing done, 2 some failed, 130 interrupted.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     _heed_signals()
-    whole, protect, info = parser()
+    whole, protect, info, bench = parser()
     protect.set_defaults(command=_protect)
     info.set_defaults(command=_info)
+    bench.set_defaults(command=_bench)
     try:
         options = whole.parse_args(argv)
         return options.command(options)
@@ -157,6 +161,20 @@ def _info(options: argparse.Namespace) -> int:
     for name, about in preset_descriptions().items():
         print(f"preset {name}: {about}")
     print(f"targets: {', '.join(target_names())}, or a picture")
+    return DONE
+
+
+def _bench(options: argparse.Namespace) -> int:
+    import torch
+
+    from .bench import command
+    from .hosts import diffusers
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device, dtype = diffusers.pick_device(options.device), getattr(torch, options.dtype)
+    command.run(device, dtype, options.rounds, options.out, options.only or list(command.PARTS), _say)
+    print(f"all figures: {options.out}")
     return DONE
 
 

@@ -10,6 +10,7 @@ from . import __version__
 from .errors import SettingsError
 
 FORMATS = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}
+BENCH_PARTS = ("steps", "tiles", "costs256", "costs512")
 ENGINES = ("single", "ray", "comfyui")
 CONTROLS = ("strength", "step", "objective", "fusion_weight", "direction", "view", "working_size", "prompt")
 SHARED_CONTROLS = ("steps", "gradient", "seed", "low_vram")
@@ -38,8 +39,8 @@ class Parser(argparse.ArgumentParser):
         raise SettingsError(f"{message} (see '{self.prog} --help')")
 
 
-def parser() -> tuple[Parser, Parser, Parser]:
-    """The whole, and the parsers of `protect` and `info`."""
+def parser() -> tuple[Parser, Parser, Parser, Parser]:
+    """The whole, and the parsers of `protect`, `info` and `bench`."""
     whole = Parser(prog="mist", description="Protect pictures against imitation by diffusion models.")
     whole.add_argument("--version", action="version", version=f"mist {__version__}")
     commands = whole.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
@@ -51,7 +52,9 @@ def parser() -> tuple[Parser, Parser, Parser]:
     _add_mist_flags(protect)
     info = commands.add_parser("info", help="show devices, checkpoint, presets and targets", allow_abbrev=False)
     info.add_argument("--checkpoint", metavar="FILE|DIR|demo")
-    return whole, protect, info
+    bench = commands.add_parser("bench", help="what a step costs here, against Mist's own loop", allow_abbrev=False)
+    _add_bench_flags(bench)
+    return whole, protect, info, bench
 
 
 def theirs(options: argparse.Namespace) -> bool:
@@ -136,6 +139,15 @@ def _add_shared_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--report", type=Path, metavar="FILE.json", help="what was done to each picture")
     group.add_argument("--dry-run", action="store_true", help="say what would be done, how long it takes, and stop")
     group.add_argument("-q", "--quiet", action="store_true", help="errors only")
+
+
+def _add_bench_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("bench/results.json"), metavar="FILE.json")
+    parser.add_argument("--only", nargs="+", choices=BENCH_PARTS, metavar="PART", help=f"of {', '.join(BENCH_PARTS)}")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions of each way, in turns (default 3)")
+    parser.add_argument("--device", help="default: the accelerator, if any")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the UNet")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
 
 
 def _add_mist_flags(parser: argparse.ArgumentParser) -> None:

@@ -1,11 +1,14 @@
 """The benchmark's parts: what it compares with is what it says, and what it measures it measures."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
-from mist_attack.bench import baseline, meters
+from mist_attack.bench import baseline, command, meters, quality, table, tiles
 from mist_attack.bench.baseline import MistV1, as_published, mist_v1
-from mist_attack.bench.cost import Variant, bare_step, our_step, seconds
+from mist_attack.bench.cost import Variant, amortised, bare_step, kept_step, our_step, seconds
 from mist_attack.hosts import diffusers
 from mist_attack.hosts.checkpoints import find_checkpoint
 from mist_attack.settings import Settings
@@ -127,17 +130,33 @@ def test_the_bare_modules_run_as_often_as_in_a_step(demo, monkeypatch, exact):
     assert both["vae"] == both["unet"] == 2
 
 
-def test_costs_are_per_step_and_the_first_round_warms_up():
+def test_each_round_counts_once_and_the_first_warms_up():
     class Ticks:
         def time(self, call):
-            before = len(log)
             call()
-            return len(log) - before
+            return len(log)
 
     log = []
-    found = {"one": Variant(lambda: log.append(1)), "four": Variant(lambda: log.append(1), steps=4)}
-    assert seconds(found, 3, Ticks()) == {"one": [1, 1, 1], "four": [1, 1, 1]}
-    assert len(log) == 4 * 5
+    found = {"one": Variant(lambda: log.append("one")), "mist": Variant(lambda: log.append("mist"))}
+    assert seconds(found, 2, Ticks()) == {"one": [2, 4], "mist": [3, 5]}
+    assert log == ["one"] + ["one", "mist"] * 2
+
+
+def test_a_kept_step_asks_the_unet_nothing(demo, monkeypatch):
+    def job(ready):
+        step = kept_step(ready, SIDE)
+        step()
+        _, calls = counted(demo, monkeypatch)
+        for _ in range(6):
+            step()
+        return calls
+
+    calls = demo.run(job, 1, SIDE, SIDE)
+    assert (calls["vae"], calls["unet"]) == (6, 0)
+
+
+def test_amortised_is_one_fresh_step_and_the_rest_kept():
+    assert amortised({"sds": [5.0, 9.0], "kept": [1.0, 1.0]}) == [(5 + 3) / 4, (9 + 3) / 4]
 
 
 @pytest.mark.skipif(not meters.CLEAR.exists(), reason="needs Linux's /proc")
@@ -153,3 +172,52 @@ def test_the_peak_is_what_a_call_held_at_once():
 
     one, three = (meters.peak_bytes(torch.device("cpu"), hold(numbers)) for numbers in (1, 3))
     assert three - one == pytest.approx(2 * size, rel=0.1)
+
+
+def test_the_time_to_equal_protection_follows_from_cost_and_steps():
+    figures = {"steps_to_mist_100_fused": 15, "steps_to_mist_100_textural": 12, "step_ratio_sds_512": 5.0}
+    intervals = {
+        f"{name}_over_modules_{side}_interval": [1.0, 1.01] for name in ("exact", "sds") for side in (256, 512)
+    }
+    found = command.together(figures | intervals | {"sds_over_modules_256_interval": [1.0, 1.04]})
+    assert found == {
+        "loop_over_modules": 1.04,
+        "steps_to_mist_100": 15,
+        "time_ratio_to_equal_protection": pytest.approx(5.0 * 100 / 15),
+    }
+    assert command.together({"steps_to_mist_100_fused": None, "steps_to_mist_100_textural": 12}) == {}
+
+
+@pytest.mark.parametrize(
+    ("found", "strong"),
+    [
+        ({"target_distance": 0.9, "denoising_loss": 1.1}, True),
+        ({"target_distance": 1.1, "denoising_loss": 1.1}, False),
+        ({"target_distance": 0.9, "denoising_loss": 0.9}, False),
+        ({"target_distance": 0.9}, True),
+    ],
+)
+def test_as_strong_is_in_every_figure(found, strong):
+    assert quality.as_strong(found) is strong
+
+
+def test_the_judge_gives_equal_pictures_equal_figures_and_sees_a_protection(demo):
+    judge = quality.Judge(demo, "fused", side=SIDE)
+    clean = (image() + 1) / 2
+    moved = quality.published(demo, clean, "fused", steps=5)
+    assert judge.figures(clean) == judge.figures(clean)
+    assert judge.figures(moved)["target_distance"] < judge.figures(clean)["target_distance"]
+    assert float((moved - clean).abs().max()) * 255 <= 16.5
+
+
+def test_the_readmes_table_is_the_results():
+    root = Path(__file__).parents[1]
+    figures = json.loads((root / "bench" / "results.json").read_text(encoding="utf-8"))
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    assert readme == table.written(readme, figures)
+
+
+def test_a_loss_without_a_model_costs_the_loop_its_arrays_alone():
+    x = torch.rand(1, 3, 8, 8)
+    value, gradient = tiles.NoModel().value_and_gradient(x)
+    assert value == 0 and torch.equal(gradient, torch.ones_like(x))

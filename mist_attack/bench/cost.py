@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 
-from ..hosts.diffusers import DiffusersSurrogate
+from ..hosts.diffusers import DiffusersSurrogate, recomputed
 from ..loss import PictureLoss
 from ..objectives import REUSED
 from ..pgd import Budget, pgd
@@ -16,43 +16,69 @@ from ..protect import objectives_for
 from ..settings import Settings
 from ..surrogate import Surrogate
 from ..targets import pattern
-from ..views import plan
+from ..views import View, plan
 from .baseline import MistV1, Prompt, as_published, mist_v1
 from .meters import Clock, peak_bytes
 
-OURS = {
-    "exact": {},
-    "sds": {"gradient": "sds"},
-    "amortised": {"gradient": "amortised"},
-}
-"""Our ways of a fused step, as settings."""
+OURS = {"exact": {}, "sds": {"gradient": "sds"}}
+"""Our ways of a fused step, as settings; amortised is one step of sds and then, REUSED - 1 times, `kept`."""
 
 
 class Variant(NamedTuple):
-    """One way of doing `steps` steps; `around` is entered before them and left after them, untimed."""
+    """One way of doing a step; `around` is entered before it and left after it, untimed."""
 
     step: Callable[[], object]
-    steps: int = 1
     around: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 def variants(ready: DiffusersSurrogate, side: int, prompt: Prompt) -> dict[str, Variant]:
-    """Within `Surrogate.run`: ours by name, "mist", and "bare_exact" and "bare_sds"."""
+    """Within `Surrogate.run`: ours by name, "kept", "bare_exact", "bare_sds", and "mist"."""
     ours = {name: Variant(our_step(ready, side, Settings(working_size=side, **how))) for name, how in OURS.items()}
-    ours["amortised"] = ours["amortised"]._replace(steps=REUSED)
     return ours | {
-        "mist": Variant(mist_step(ready, side, prompt), around=lambda: as_published(ready)),
+        "kept": Variant(kept_step(ready, side)),
         "bare_exact": Variant(bare_step(ready, side, exact=True)),
         "bare_sds": Variant(bare_step(ready, side, exact=False)),
+        "mist": Variant(mist_step(ready, side, prompt), around=lambda: as_published(ready)),
     }
+
+
+def amortised(taken: Mapping[str, Sequence[float]]) -> list[float]:
+    """Seconds of a step over a whole cycle."""
+    pairs = zip(taken["sds"], taken["kept"], strict=True)
+    return [(fresh + (REUSED - 1) * kept) / REUSED for fresh, kept in pairs]
 
 
 def our_step(ready: Surrogate, side: int, settings: Settings) -> Callable[[], object]:
     """Of the engine's loop, as `protect` sets it up."""
+    return _step(ready, side, settings, _objectives(ready, side, settings))
+
+
+def kept_step(ready: Surrogate, side: int) -> Callable[[], object]:
+    """One of the amortised steps for which an earlier gradient of the UNet serves."""
+    settings = Settings(working_size=side, gradient="amortised")
+    objectives = _objectives(ready, side, settings)
+    step = _step(ready, side, settings, objectives)
+
+    def kept() -> None:
+        objectives[0].semantic.calls = 1  # of REUSED
+        step()
+
+    return kept
+
+
+def _objectives(ready: Surrogate, side: int, settings: Settings) -> list[Any]:
+    views, conditioning = _views(ready, side, settings), ready.conditioning(settings.prompt)
+    return objectives_for(ready, settings, views, side, side, None, conditioning)[0]
+
+
+def _views(ready: Surrogate, side: int, settings: Settings) -> list[View]:
+    return plan(side, side, settings.view, settings.working_size, ready.spatial_multiple(settings.objective))
+
+
+def _step(ready: Surrogate, side: int, settings: Settings, objectives: list[Any]) -> Callable[[], object]:
     image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(ready.device)
-    views = plan(side, side, settings.view, settings.working_size, ready.spatial_multiple(settings.objective))
-    objectives, _ = objectives_for(ready, settings, views, side, side, None, ready.conditioning(settings.prompt))
-    loss = PictureLoss(ready, views, objectives, torch.Generator(ready.device).manual_seed(0))
+    views, generator = _views(ready, side, settings), torch.Generator(ready.device).manual_seed(0)
+    loss = PictureLoss(ready, views, objectives, generator)
     budget = Budget(image, settings.epsilon, torch.ones(1, 1, side, side, device=image.device), keep_tone=True)
     return lambda: pgd(loss, budget, step_size=settings.step_size, steps=1)
 
@@ -82,21 +108,26 @@ def mist_step(ready: DiffusersSurrogate, side: int, prompt: Prompt) -> Callable[
 
 
 def seconds(found: dict[str, Variant], rounds: int, clock: Clock) -> dict[str, list[float]]:
-    """Per step, by variant, one number for each round; a first round warms up and is not counted."""
+    """By variant, one number for each round; each is first done once uncounted, but for Mist's, which is long."""
     taken: dict[str, list[float]] = {name: [] for name in found}
     for number in range(rounds + 1):
         for name, variant in found.items():
+            if number == 0 and name == "mist":
+                continue
             with variant.around():
-                cost = clock.time(lambda variant=variant: [variant.step() for _ in range(variant.steps)])
+                cost = clock.time(variant.step)
             if number:
-                taken[name].append(cost / variant.steps)
+                taken[name].append(cost)
     return taken
 
 
-def peaks(found: dict[str, Variant], names: Sequence[str], device: torch.device) -> dict[str, int | None]:
-    """Bytes, weights included, by variant."""
+def peaks(found: dict[str, Variant], ready: DiffusersSurrogate) -> dict[str, int | None]:
+    """Bytes, weights included, of exact, sds, lowvram (sds in the low-VRAM way) and mist."""
+    modules = [module for module in (ready.vae, ready.unet) if module is not None]
+    lowvram = found["sds"]._replace(around=lambda: recomputed(modules))
+    measured = {"exact": found["exact"], "sds": found["sds"], "lowvram": lowvram, "mist": found["mist"]}
     result = {}
-    for name in names:
-        with found[name].around():
-            result[name] = peak_bytes(device, found[name].step)
+    for name, variant in measured.items():
+        with variant.around():
+            result[name] = peak_bytes(ready.device, variant.step)
     return result

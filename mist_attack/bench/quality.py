@@ -63,15 +63,15 @@ class Judge:
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
-def published(model: DiffusersSurrogate, picture: Tensor, objective: Objective) -> Tensor:
-    """Mist v1's hundred steps at 16 levels, rounded to the 8-bit grid."""
+def published(model: DiffusersSurrogate, picture: Tensor, objective: Objective, steps: int = MIST_STEPS) -> Tensor:
+    """Mist v1's steps at 16 levels, rounded to the 8-bit grid."""
     height, width = picture.shape[2:]
 
     def job(ready: Surrogate) -> Tensor:
         torch.manual_seed(23)
         target, prompt = pattern("lattice", height, width) * 2 - 1, ready.conditioning("a painting")
         loss = MistV1(model, target, lambda: prompt, objective)
-        return mist_v1(loss, picture * 2 - 1, epsilon=16, steps=MIST_STEPS)
+        return mist_v1(loss, picture * 2 - 1, epsilon=16, steps=steps)
 
     return to_levels(model.run(job, 1, height, width) / 2 + 0.5) / 255
 

@@ -1,0 +1,118 @@
+"""`mist bench`: what a step costs and how few are needed, against Mist v1's own loop, as ratios within one run."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from ..hosts import diffusers
+from ..hosts.checkpoints import find_checkpoint
+from . import cost, quality, tiles
+from .meters import Clock
+from .models import TextEncoder, random_sd_v1
+from .ratios import ratio
+
+SIDES = (256, 512)
+PRESET = "quick"
+Say = Callable[[str], None]
+Figures = dict[str, Any]
+Part = Callable[[torch.device, torch.dtype, int, Say], Figures]
+
+
+def run(device: torch.device, dtype: torch.dtype, rounds: int, out: Path, parts: Sequence[str], say: Say) -> Figures:
+    """The figures of `parts` (of PARTS), beside those of earlier runs that `out` holds; written to it after each."""
+    figures: Figures = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    for name in parts:
+        figures |= {f"machine_{name}": machine(device, dtype)} | PARTS[name](device, dtype, rounds, say)
+        figures |= together(figures)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return figures
+
+
+def machine(device: torch.device, dtype: torch.dtype) -> Figures:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "device": f"{device.type}, {name}",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+
+
+def costs(side: int) -> Part:
+    """Seconds and memory of a fused step on SD v1's full architecture."""
+
+    def part(device: torch.device, dtype: torch.dtype, rounds: int, say: Say) -> Figures:
+        model, text = random_sd_v1(device, dtype)
+        say(f"{model.name}, {side} px: each way in turns, {rounds} rounds")
+        found = model.run(lambda _: _costs(model, side, text, rounds, say), 1, side, side)
+        return {f"{name}_{side}": value for name, value in found.items()}
+
+    return part
+
+
+def _costs(model: diffusers.DiffusersSurrogate, side: int, text: TextEncoder, rounds: int, say: Say) -> Figures:
+    found = cost.variants(model, side, text.states)
+    taken = cost.seconds(found, rounds, Clock(model.device))
+    for name, seconds in taken.items():
+        say(f"  {name}: {median(seconds):.3g} s a step")
+    figures: Figures = {f"seconds_{name}": median(seconds) for name, seconds in taken.items()}
+    taken["amortised"] = cost.amortised(taken)
+    for name in (*cost.OURS, "amortised"):
+        figures |= _with_interval(f"step_ratio_{name}", taken["mist"], taken[name])
+    for name in ("exact", "sds"):
+        figures |= _with_interval(f"{name}_over_modules", taken[name], taken[f"bare_{name}"])
+    figures |= _with_interval("baseline_over_modules", taken["mist"], taken["bare_exact"])
+    text.drop()
+    return figures | _memory(cost.peaks(found, model), say)
+
+
+def _with_interval(name: str, ours: Sequence[float], theirs: Sequence[float]) -> Figures:
+    found = ratio(ours, theirs)
+    return {name: found.median, f"{name}_interval": [found.low, found.high]}
+
+
+def _memory(peaks: Mapping[str, int | None], say: Say) -> Figures:
+    held = {name: value / 2**30 for name, value in peaks.items() if value is not None}
+    for name, value in held.items():
+        say(f"  {name}: {value:.2f} GiB at most, weights included")
+    shares = {f"peak_ratio_{name}": value / held["mist"] for name, value in held.items() if name != "mist"}
+    return shares | {f"peak_gib_{name}": value for name, value in held.items()}
+
+
+def steps(device: torch.device, dtype: torch.dtype, rounds: int, say: Say) -> Figures:
+    """How few of the quick preset's steps are as strong as Mist v1's hundred, on the demo model."""
+    model, images = diffusers.load(find_checkpoint("demo"), device), quality.pictures()
+    figures: Figures = {}
+    for objective in ("fused", "textural"):
+        say(f"demo model, {objective}: Mist v1's {quality.MIST_STEPS} steps on {len(images)} pictures, then ours")
+        matched, found = quality.steps_to_match(model, images, PRESET, objective)
+        for number, values in found.items():
+            say(f"  {number} steps: " + ", ".join(f"{name} x{value:.3f}" for name, value in values.items()))
+        figures |= {f"steps_to_mist_100_{objective}": matched, f"strength_by_steps_{objective}": found}
+    return figures
+
+
+PARTS: dict[str, Part] = {"steps": steps, "tiles": tiles.figures} | {f"costs{side}": costs(side) for side in SIDES}
+
+
+def together(figures: Figures) -> Figures:
+    """What follows from several parts, where they have been measured."""
+    found: Figures = {}
+    over = [figures.get(f"{name}_over_modules_{side}_interval") for name in ("exact", "sds") for side in SIDES]
+    if all(over):
+        found["loop_over_modules"] = max(interval[1] for interval in over if interval)
+    matched = [figures.get(f"steps_to_mist_100_{objective}") for objective in ("fused", "textural")]
+    if all(matched):
+        found["steps_to_mist_100"] = max(number for number in matched if number)
+        if "step_ratio_sds_512" in figures:
+            rate = figures["step_ratio_sds_512"] * quality.MIST_STEPS
+            found["time_ratio_to_equal_protection"] = rate / found["steps_to_mist_100"]
+    return found
