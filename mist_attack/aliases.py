@@ -16,6 +16,7 @@ from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 
 _PLAIN = (Tensor, Parameter)
+_OUT_OF_PLACE = {"add_": torch.add, "sub_": torch.sub, "mul_": torch.mul, "div_": torch.div}
 
 
 class Aliases(TorchFunctionMode):
@@ -31,6 +32,22 @@ class Aliases(TorchFunctionMode):
         if getattr(func, "__name__", "") in ("__get__", "is_inference"):  # a look at a tensor, not a computation
             return func(*args, **(kwargs or {}))
         return func(*map(alias, args), **{name: alias(value) for name, value in (kwargs or {}).items()})
+
+
+class OutOfPlace(Aliases):
+    """`Aliases`, and `x += y` computed as `x = x + y`, where x is part of a graph.
+
+    Some hosts write over tensors that autograd has saved: an error, or in a recomputed block a wrong gradient without
+    one. Only for code that uses operators: to torch, a bare `x.add_(y)` looks the same, and would lose its result.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        operator = _OUT_OF_PLACE.get(getattr(func, "__name__", ""))
+        if operator is None or not (torch.is_grad_enabled() and args[0].requires_grad):
+            return super().__torch_function__(func, types, args, kwargs)
+        return super().__torch_function__(operator, types, args, kwargs).to(args[0].dtype)
 
 
 def alias(value: Any) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from modules import errors, scripts, shared
@@ -16,6 +18,8 @@ from .jobs import protect_picture
 
 OURS = re.compile(r",? ?\bMist[\w \-/]*: (?:\"(?:\\.|[^\\\"])+\"|[^,\n]*)")
 MARK = "mist_protected"  # on a PIL image that we made
+HIDDEN = import_module("modules.stealth_infotext") if find_spec("modules.stealth_infotext") else None
+"""Where Forge hides the infotext in the pixels too; it has done so before we are asked."""
 
 
 class MistScript(scripts.Script):
@@ -104,6 +108,8 @@ def strip_from_copies(params: Any) -> None:
     if not keys or not text or getattr(params.image, MARK, False) or _is_grid(params):
         return
     params.pnginfo["parameters"] = OURS.sub("", text)
+    if HIDDEN is not None and shared.opts.enable_pnginfo:
+        HIDDEN.add_stealth_pnginfo(params)
 
 
 def _is_grid(params: Any) -> bool:

@@ -116,7 +116,7 @@ def info() -> InfoResponse:
     model, objectives = "", []
     with call_queue.queue_lock:
         try:
-            surrogate = loaded_model(keep_extra_networks=True)
+            surrogate = loaded_model()  # Forge loads the chosen checkpoint now, where it has not yet
         except CheckpointError:
             pass
         else:

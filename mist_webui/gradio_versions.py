@@ -36,22 +36,46 @@ def picture(kind: type[gr.Image] = gr.Image, **options: Any) -> gr.Image:
     return kind(type="pil", image_mode="RGBA", interactive=True, **source, **options)
 
 
-def canvas(**options: Any) -> Any:
-    """A picture that can be painted on; see `painted`."""
+def canvas(**options: Any) -> tuple[Any, Any]:
+    """A picture that can be painted on: two inputs, whose values go to `painted`.
+
+    In gradio 4 the painting has a canvas of its own, Forge's: a picture that has been on one comes back drawn anew,
+    without its profile and its metadata, and with the colours of transparent pixels lost.
+    """
     if MAJOR < 4:
-        return picture(Canvas, tool="sketch", brush_color="#ffffff", **options)
-    brush = gr.Brush(colors=["#ffffff"], color_mode="fixed")
-    return gr.ImageEditor(type="pil", image_mode="RGBA", brush=brush, transforms=(), **options)
+        return picture(Canvas, tool="sketch", brush_color="#ffffff", **options), gr.State(None)
+    from modules_forge.forge_canvas.canvas import ForgeCanvas
+
+    chosen = picture(**options)
+    with gr.Accordion("Paint a mask", open=False, elem_id=f"{options['elem_id']}_painting"):
+        easel = ForgeCanvas(
+            no_upload=True,
+            scribble_color="#ffffff",
+            scribble_color_fixed=True,
+            scribble_alpha=80,
+            scribble_alpha_fixed=True,
+            scribble_softness_fixed=True,
+            height=options["height"],
+            elem_id=f"{options['elem_id']}_easel",
+        )
+    chosen.change(fn=_on_easel, inputs=[chosen], outputs=[easel.background, easel.foreground], show_progress="hidden")
+    return chosen, easel.foreground
 
 
-def painted(value: Any) -> tuple[Image.Image | None, Image.Image | None]:
+def _on_easel(chosen: Image.Image | None) -> tuple[Image.Image | None, None]:
+    """Small enough to be sent, and nothing painted."""
+    if chosen is None:
+        return None, None
+    small = chosen.copy()
+    small.thumbnail((1024, 1024))
+    return small, None
+
+
+def painted(value: Any, drawn: Image.Image | None = None) -> tuple[Image.Image | None, Image.Image | None]:
     """The picture of a `canvas`, and what was painted on it: white in an "L" picture, or None for nothing."""
-    if not isinstance(value, dict):
-        return value, None
-    if "layers" not in value:
+    if isinstance(value, dict):
         return value.get("image"), _whitened(value.get("mask"))
-    layers = [layer.getchannel("A") for layer in value["layers"] if layer is not None]
-    return value.get("background"), _whitened(layers[0] if layers else None)
+    return value, None if drawn is None else _whitened(drawn.getchannel("A"))
 
 
 def _whitened(mask: Image.Image | None) -> Image.Image | None:

@@ -71,4 +71,9 @@ def lossy_notices(width: int, height: int) -> list[str]:
                 "a JPEG copy may be saved beside it, which is lossy and weaker; switch off "
                 "'Save copy of large images as JPG' in Settings > Saving"
             )
+    if kind == "png" and getattr(opts, "stealth_pnginfo_option", None) == "RGB":
+        notices.append(
+            "the hidden infotext may move values by one grey level more; choose Alpha or None "
+            "for 'Stealth infotext mode' in Settings > Infotext"
+        )
     return notices

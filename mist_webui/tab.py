@@ -24,7 +24,7 @@ PAINTED, NOT_PAINTED = "Protect what is painted", "Protect what is not painted"
 def on_ui_tabs() -> list[tuple[gr.Blocks, str, str]]:
     with gr.Blocks(analytics_enabled=False) as tab:
         # javascript/mist.js fills in the task's id and which of the sources is chosen.
-        asked = [gr.Label(visible=False), gr.Number(value=PICTURE, visible=False, precision=0)]
+        asked = [gr.Textbox(visible=False), gr.Number(value=PICTURE, visible=False, precision=0)]
         with gr.Row(equal_height=False):
             with gr.Column(variant="compact"):
                 sources = _sources()
@@ -41,7 +41,8 @@ def on_ui_tabs() -> list[tuple[gr.Blocks, str, str]]:
 def _sources() -> list[Any]:
     with gr.Tabs(elem_id="mist_sources"):
         with gr.TabItem("Picture", elem_id="mist_source_picture"):
-            canvas = gradio_versions.canvas(label="Picture", show_label=False, elem_id="mist_picture", height=420)
+            options = {"label": "Picture", "show_label": False, "elem_id": "mist_picture", "height": 420}
+            canvas = gradio_versions.canvas(**options)
             gr.HTML("Paint on the picture to protect a part of it; unpainted, all of it is protected.")
             with gr.Accordion("Mask", open=False, elem_id="mist_mask_accordion"):
                 mode = gr.Radio([PAINTED, NOT_PAINTED], value=PAINTED, label="Painted mask", elem_id="mist_mask_mode")
@@ -50,7 +51,7 @@ def _sources() -> list[Any]:
             source = gr.Textbox(label="Input directory", elem_id="mist_folder_in", **shared.hide_dirs)
             destination = gr.Textbox(label="Output directory", elem_id="mist_folder_out", **shared.hide_dirs)
             gr.HTML("Left empty, the output directory is 'mist' inside the input directory. Originals are not touched.")
-    return [canvas, mode, mask, source, destination]
+    return [*canvas, mode, mask, source, destination]
 
 
 def _common_inputs() -> list[Any]:
@@ -109,6 +110,7 @@ def _protect(
     task: str,
     chosen: int,
     canvas: Any,
+    drawn: Any,
     mode: str,
     mask: Any,
     source: str,
@@ -123,16 +125,16 @@ def _protect(
         settings = options.settings_from(controls.values_from(values))
         output = {"target": target, "output_size": int(size)}
         if chosen == PICTURE:
-            return _protect_picture(canvas, mode, mask, settings, save, output)
+            return _protect_picture(gradio_versions.painted(canvas, drawn), mode, mask, settings, save, output)
         return _protect_folder(source.strip(), destination.strip(), settings, output)
     except MistError as error:
         return [None, "", f"<div class='error'>{html.escape(str(error))}</div>"]
 
 
 def _protect_picture(
-    canvas: Any, mode: str, mask: Any, settings: Settings, save: bool, output: dict[str, Any]
+    canvas: tuple[Any, Any], mode: str, mask: Any, settings: Settings, save: bool, output: dict[str, Any]
 ) -> list[Any]:
-    picture, drawn = gradio_versions.painted(canvas)
+    picture, drawn = canvas
     if picture is None:
         raise PictureError("Choose a picture first: drop it, paste it, or click the field.")
     picture = _without_opaque_alpha(picture)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mist_attack.aliases import Aliases, alias
+from mist_attack.aliases import Aliases, OutOfPlace, alias
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.int64]
 
@@ -75,3 +75,41 @@ def test_a_look_at_a_tensor_tells_the_truth():
     lent = inferred(lambda: torch.zeros(2))
     with Aliases():
         assert lent.is_inference() and lent.shape == (2,)
+
+
+class WritesOver(nn.Module):
+    """As Forge's transformer blocks: over an input that the norm has saved."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.linear = nn.LayerNorm(4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = x * 1
+        x += self.linear(self.norm(x))
+        x *= torch.sigmoid(x)
+        return x
+
+
+def test_operators_that_write_over_saved_tensors_are_computed_out_of_place():
+    block, x = inferred(WritesOver), torch.rand(2, 4, dtype=torch.float32)
+    with Aliases(), pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        gradient(block, x)
+    with OutOfPlace():
+        found = gradient(block, x)
+
+        def value(x):
+            return block(x).square().sum()
+
+        h, direction = 1e-2, found / found.norm()
+        slope = (value(x + h * direction) - value(x - h * direction)) / (2 * h)
+    assert float(slope) == pytest.approx(float(found.norm()), rel=1e-3)
+
+
+def test_what_is_in_no_graph_is_written_over_as_ever():
+    kept = torch.ones(2)
+    x, half = kept, torch.ones(2, dtype=torch.float16, requires_grad=True) * 1
+    with OutOfPlace():
+        x += 1
+        half += torch.ones(2)
+    assert kept.tolist() == [2, 2] and half.dtype == torch.float16

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from fakes import comfy, webui
+from fakes import comfy, forge, webui
 from fakes.toy import ToySurrogate
 from safetensors.torch import save_file
 
@@ -44,6 +44,9 @@ ADAPTERS = {
     "webui": lambda factory: webui.surrogate(),
     "webui SD2-v": lambda factory: webui.surrogate(webui.Model("sd2v")),
     "webui SDXL": lambda factory: webui.surrogate(webui.Model("sdxl")),
+    "forge": lambda factory: forge.surrogate(),
+    "forge SD2-v": lambda factory: forge.surrogate(forge.Engine("sd2v")),
+    "forge SDXL": lambda factory: forge.surrogate(forge.Engine("sdxl")),
 }
 
 

@@ -51,6 +51,8 @@ def test_only_ours_is_taken_out_of_a_copys_infotext():
         ({"export_for_4chan": True}, (64, 64), None),
         ({"export_for_4chan": True}, (5000, 8), "JPEG copy"),
         ({"export_for_4chan": True}, (2000, 2000), "JPEG copy"),
+        ({"stealth_pnginfo_option": "Alpha"}, (64, 64), None),
+        ({"stealth_pnginfo_option": "RGB"}, (64, 64), "one grey level more"),
     ],
 )
 def test_lossy_saving_is_said(shared, options, size, said):
@@ -124,6 +126,19 @@ def test_copies_do_not_say_that_they_are_protected():
         params = SimpleNamespace(p=p, image=image, pnginfo={"parameters": text})
         face.always_on.strip_from_copies(params)
         assert params.pnginfo["parameters"] == expected
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_nor_does_what_forge_hides_in_their_pixels(shared, monkeypatch, enabled):
+    hidden = []
+    hide = lambda params: hidden.append(params.pnginfo["parameters"])  # noqa: E731
+    monkeypatch.setattr(face.always_on, "HIDDEN", SimpleNamespace(add_stealth_pnginfo=hide))
+    shared.opts.enable_pnginfo = enabled
+    p = generation(batch_size=1)
+    finish(p, 0)
+    text = f"Seed: 5, {face.infotext.line_of(infotext_of(p))}"
+    face.always_on.strip_from_copies(SimpleNamespace(p=p, image=painting(), pnginfo={"parameters": text}))
+    assert hidden == (["Seed: 5"] if enabled else [])
 
 
 # Extras

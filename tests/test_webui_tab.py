@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -55,7 +57,7 @@ def test_widgets_give_floats_and_api_users_names():
 
 def in_the_tab(canvas=None, *, source="", destination="", chosen=0, mask=None, mode=None, save=True, **values):
     mode = mode or face.tab.PAINTED
-    common = (canvas, mode, mask, source, destination, None, 0, save)
+    common = (canvas, None, mode, mask, source, destination, None, 0, save)
     return face.tab._protect("task", chosen, *common, QUICK | values)
 
 
@@ -98,6 +100,30 @@ def test_a_picture_chosen_a_moment_ago_has_nothing_painted_on_it(monkeypatch, se
     mask = Image.open(io.BytesIO(base64.b64decode(value["mask"].split(",")[1])))
     assert value["image"] == "data:picture" and mask.mode == "RGBA" and mask.getchannel("A").getextrema() == (0, 0)
     assert face.gradio_versions.Canvas().preprocess(None) is None
+
+
+def test_in_forge_the_picture_stays_itself_and_a_small_copy_is_painted_on(monkeypatch):
+    made = SimpleNamespace(background=object(), foreground=object())
+    canvas = SimpleNamespace(ForgeCanvas=lambda **options: made)
+    for name, module in {"modules_forge": canvas, "modules_forge.forge_canvas": canvas}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "modules_forge.forge_canvas.canvas", canvas)
+    monkeypatch.setattr(face.gradio_versions, "MAJOR", 4)
+    chosen, foreground = face.gradio_versions.canvas(elem_id="mist_picture", height=420)
+    assert foreground is made.foreground and chosen.options["sources"] == ["upload", "clipboard"]
+    small, nothing = face.gradio_versions._on_easel(Image.new("RGBA", (4096, 2048)))
+    assert small.size == (1024, 512) and nothing is None
+    assert face.gradio_versions._on_easel(None) == (None, None)
+
+
+def test_in_forge_painting_is_what_is_opaque_and_may_have_another_size():
+    picture, drawn = painting(), Image.new("RGBA", (32, 32))
+    drawn.paste((255, 255, 255, 204), (0, 0, 16, 32))
+    assert face.gradio_versions.painted(picture, Image.new("RGBA", (32, 32))) == (picture, None)
+    common = (picture, drawn, face.tab.PAINTED, None, "", "", None, 0, False)
+    (protected, _), _, _ = face.tab._protect("task", 0, *common, QUICK)
+    moved = shift(protected, picture)
+    assert moved[:, :32].max() > 0 and moved[:, 32:].max() == 0
 
 
 def test_a_mask_picture_and_painting_both_count():
@@ -170,5 +196,8 @@ def texts_of_the_page():
 @pytest.mark.parametrize("language", ["zh_CN", "ja_JP"])
 def test_every_text_of_the_page_is_translated(language):
     translated = json.loads((ROOT / "localizations" / f"{language}.json").read_text("utf-8"))
-    assert set(translated) == texts_of_the_page() | {"Output directory of the Mist tab"}
+    assert set(translated) == texts_of_the_page() | {
+        "Output directory of the Mist tab",
+        "Paint a mask",
+    }  # the latter in Forge
     assert all(translated.values())

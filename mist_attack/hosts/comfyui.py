@@ -27,6 +27,7 @@ from ..surrogate import Objective, Result, Surrogate
 from .comfyui_checks import check_model, check_vae
 from .comfyui_layers import refetching
 from .comfyui_lent import attributes, autoencoder_changes, layers_of, marked_as_training, quantised_changes, recomputed
+from .lending import memory
 
 KEY = "mist"
 
@@ -209,16 +210,6 @@ class _ScaledGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0] * ctx.scale, None
-
-
-AUTOENCODER_FLOATS, UNET_FLOATS = (3400, 2000), (3000, 500)
-"""Numbers per pixel that are kept for the backward, plainly and in the low-VRAM way with the block that is computed
-again: counted over autograd's saved tensors at 512 px, for the UNet of SDXL, which is the larger one."""
-
-
-def memory(pixels: int, unet_bytes: int, *, low_vram: bool) -> float:
-    """Bytes that a forward and backward take besides the weights. unet_bytes: of one number there, 0 without a UNet."""
-    return pixels * (4.0 * AUTOENCODER_FLOATS[low_vram] + unet_bytes * UNET_FLOATS[low_vram])
 
 
 def _name(vae: Any, model: Any) -> str:

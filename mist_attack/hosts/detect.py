@@ -9,25 +9,29 @@ from ..surrogate import Surrogate
 
 
 def webui() -> str:
-    """ "a1111", "forge" (reForge and Forge Classic too), "sdnext", or "none"."""
+    """ "a1111", "forge", "reforge" (reForge and Forge Classic), "sdnext", or "none"."""
     if find_spec("modules") is None:
         return "none"
     if find_spec("modules.scripts_manager"):
         return "sdnext"
     if find_spec("modules_forge"):
-        return "forge"
+        return "forge" if find_spec("backend") else "reforge"
     return "a1111" if find_spec("modules.sd_hijack") else "none"
 
 
 def loaded_model(*, keep_extra_networks: bool = False) -> Surrogate:
-    """The model of the web UI we are in; see `hosts.webui.loaded`. Raises CheckpointError where we have no adapter."""
+    """The model of the web UI we are in; see `loaded` in its adapter. Raises CheckpointError where we have none."""
     host = webui()
     if host == "a1111":
         from .webui import loaded
 
         return loaded(keep_extra_networks=keep_extra_networks)
-    names = {"sdnext": "SD.Next", "forge": "Forge"}
+    if host == "forge":
+        from .forge import loaded
+
+        return loaded(keep_extra_networks=keep_extra_networks)
+    names = {"sdnext": "SD.Next", "reforge": "reForge or Forge Classic"}
     raise CheckpointError(
         f"Mist cannot use the model loaded in {names.get(host, 'this program')}. "
-        "Use AUTOMATIC1111's web UI, ComfyUI, or the command `mist`."
+        "Use AUTOMATIC1111's web UI, Forge, ComfyUI, or the command `mist`."
     )

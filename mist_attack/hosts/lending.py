@@ -12,6 +12,19 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 Context = Callable[[], AbstractContextManager[Any]]
+AUTOENCODER_FLOATS, UNET_FLOATS = (3400, 2000), (3000, 500)
+"""Numbers per pixel that are kept for the backward, plainly and in the low-VRAM way with the block that is computed
+again: counted over autograd's saved tensors at 512 px, for the UNet of SDXL, which is the larger one."""
+
+
+def memory(pixels: int, unet_bytes: int, *, low_vram: bool) -> float:
+    """Bytes that a forward and backward take besides the weights. unet_bytes: of one number there, 0 without a UNet."""
+    return pixels * (4.0 * AUTOENCODER_FLOATS[low_vram] + unet_bytes * UNET_FLOATS[low_vram])
+
+
+def named(module: nn.Module, names: Iterable[str]) -> list[nn.Module]:
+    """Layers by class name, also where an extension (token merging) has put a subclass in its place."""
+    return [layer for layer in module.modules() if any(kind.__name__ in names for kind in type(layer).__mro__)]
 
 
 @contextmanager

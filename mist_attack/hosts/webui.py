@@ -6,7 +6,7 @@ Loading, attention, memory and precision are the web UI's; `run` borrows them an
 # pyright: reportMissingImports=false
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..surrogate import Conditioning, Objective, Result, Surrogate
-from .lending import attributes, cast, frozen, recompute, recomputed, scale_gradient
+from .lending import attributes, cast, frozen, named, recompute, recomputed, scale_gradient
 
 DIFFERENTIABLE_ATTENTION = {"sdp", "sdp-no-mem", "sub-quadratic", "V1", "InvokeAI", "Doggettx"}
 RECOMPUTED_IN_UNET = {"ResBlock", "BasicTransformerBlock"}  # they hold nearly all activations, and never each other
@@ -167,11 +167,11 @@ class WebuiSurrogate:
 
     def _recomputed_layers(self, low_vram: bool) -> tuple[list[nn.Module], list[nn.Module]]:
         """Of the UNet and of the encoder."""
-        encoder = _named(self.vae.encoder, RECOMPUTED_IN_VAE) if low_vram else []
+        encoder = named(self.vae.encoder, RECOMPUTED_IN_VAE) if low_vram else []
         if _block_by_block(self.model):  # --lowvram: a block's weights must come back for its backward
             unet = self.unet
             return [*unet.input_blocks, unet.middle_block, *unet.output_blocks], encoder
-        return (_named(self.unet, RECOMPUTED_IN_UNET) if low_vram else []), encoder
+        return (named(self.unet, RECOMPUTED_IN_UNET) if low_vram else []), encoder
 
     def _require_denoiser(self) -> None:
         if not len(self.sigmas):
@@ -204,11 +204,6 @@ def _for_batch(conditioning: dict[str, Tensor], batch: int) -> dict[str, Any]:
     """A new dict each time: the host's hijack casts what is in it, and a bare tensor not at all."""
     expanded = {name: value.expand(batch, *value.shape[1:]) for name, value in conditioning.items()}
     return {name: [value] if name == "c_crossattn" else value for name, value in expanded.items()}
-
-
-def _named(module: nn.Module, names: Iterable[str]) -> list[nn.Module]:
-    """Layers by class name, also where an extension (token merging) has put a subclass in its place."""
-    return [layer for layer in module.modules() if any(kind.__name__ in names for kind in type(layer).__mro__)]
 
 
 def _block_by_block(model: Any) -> bool:

@@ -115,6 +115,7 @@ def _options():
         target_side_length=4000,
         img_downscale_threshold=4.0,
         live_previews_enable=True,
+        enable_pnginfo=True,
         add_option=lambda name, info: None,
     )
 

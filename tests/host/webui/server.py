@@ -17,16 +17,16 @@ from PIL import Image
 
 HERE = Path(__file__).parent
 FLAGS = (
-    "--skip-prepare-environment --skip-torch-cuda-test --skip-version-check --no-half --use-cpu all "
-    "--do-not-download-clip --no-download-sd-model --api --disable-console-progressbars"
+    "--skip-prepare-environment --skip-torch-cuda-test --skip-version-check --no-download-sd-model --api "
+    "--disable-console-progressbars"
 )
+A1111 = "--no-half --use-cpu all --do-not-download-clip"
 STARTED = "Startup time"
 OFFLINE = {"TRANSFORMERS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
 
 
-def prepare(host: Host, data: Path) -> Path:
-    """Checkpoints, LoRA, tokenizer and our two extensions in a data folder."""
-    host.script(HERE / "checkpoints.py", host.folder, data)
+def prepare(data: Path) -> Path:
+    """Our two extensions in a data folder."""
     # The web UI's other previews of sampling would download a model for SDXL.
     (data / "config.json").write_text(json.dumps({"show_progress_type": "Approx cheap"}))
     (data / "extensions").mkdir()
@@ -36,8 +36,10 @@ def prepare(host: Host, data: Path) -> Path:
 
 
 class Webui:
-    def __init__(self, url: str, data: Path, log: Path) -> None:
-        self.url, self.data, self.log = url, data, log
+    """Its HTTP API. `default`: the checkpoint it starts with."""
+
+    def __init__(self, url: str, data: Path, log: Path, default: str) -> None:
+        self.url, self.data, self.log, self.default = url, data, log, default
 
     def request(self, path, body=None, method=None):
         """(status, answer)"""
@@ -81,7 +83,7 @@ class Webui:
 
 
 @contextmanager
-def running(host: Host, data: Path, checkpoint: str = "sd1", *flags: str):
+def running(host: Host, data: Path, checkpoint: str, *flags: str):
     """A web UI that answers on our routes, the last to appear; stopped afterwards."""
     port = free_port()
     file = data / "models" / "Stable-diffusion" / f"{checkpoint}.safetensors"
@@ -89,8 +91,8 @@ def running(host: Host, data: Path, checkpoint: str = "sd1", *flags: str):
     url = f"http://127.0.0.1:{port}"
     command = [host.python, host.folder / "launch.py", *own, *FLAGS.split(), *flags]
     log = data / f"log-{port}.txt"
-    with Server(command, data, f"{url}/mist/v1/info", log, said=STARTED, **OFFLINE):
-        yield Webui(url, data, log)
+    with Server(command, data, f"{url}/sdapi/v1/progress", log, said=STARTED, **OFFLINE):
+        yield Webui(url, data, log, checkpoint)
 
 
 def encoded(picture) -> str:

@@ -92,8 +92,8 @@ def test_bad_requests_are_refused_in_our_words(webui, body, status, said):
     assert found == status and said in answer["detail"]
 
 
-def test_a_model_that_cannot_do_it_is_named(webui):
-    webui.load("inpaint")
+def test_a_model_that_cannot_do_it_is_named(webui, textural_only):
+    webui.load(textural_only)
     try:
         found, answer = webui.request("/mist/v1/protect", {"image": encoded(painting())})
         assert found == 409 and "textural objective only" in answer["detail"]
@@ -101,7 +101,7 @@ def test_a_model_that_cannot_do_it_is_named(webui):
         answer = webui.protect(painting(), settings={"steps": 2, "objective": "textural"})
         assert answer["report"]["budget_used_levels"] > 0
     finally:
-        webui.load("sd1")
+        webui.load(webui.default)
 
 
 def in_background(function, *arguments, **options):
@@ -183,5 +183,5 @@ def test_the_documented_clients_work_as_they_are_written(webui, tmp_path, langua
     command = ["bash", "-ec", text] if language == "sh" else [sys.executable, "-c", text]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert ("sd1" if language == "sh" else "grey levels at most; Mist: ") in done.stdout
+    assert (webui.default if language == "sh" else "grey levels at most; Mist: ") in done.stdout
     assert 0 < np.abs(levels(Image.open(tmp_path / "protected.png")) - painting()).max() <= 8

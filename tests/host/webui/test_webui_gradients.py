@@ -11,8 +11,8 @@ norms = {}
 
 
 @pytest.fixture(scope="module", params=FLAGS)
-def server(request, host, data):
-    with running(host, data, "sd1", *FLAGS[request.param]) as server:
+def server(request, host, data, flags):
+    with running(host, data, "sd1", *flags, *FLAGS[request.param]) as server:
         server.flags = request.param
         yield server
 

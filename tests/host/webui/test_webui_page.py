@@ -18,7 +18,8 @@ NOT_OURS = ("cdnjs.cloudflare.com", "webui-assets")  # no network here; fonts co
 @pytest.fixture(scope="module")
 def webui(webui):
     """With defaults from the settings page."""
-    webui.post("/sdapi/v1/options", {"mist_steps": 60, "mist_strength": 8})
+    webui.steps = 60
+    webui.post("/sdapi/v1/options", {"mist_steps": webui.steps, "mist_strength": 8})
     webui.reload_ui()
     return webui
 
@@ -75,7 +76,7 @@ def test_a_picture_is_protected_watched_saved_and_sent_on(tab, webui, saved, tmp
     shift = np.abs(levels(Image.open(path)) - picture)
     assert 0 < shift.max() <= 8 and "Mist strength: 8" in Image.open(path).info["parameters"]
     read = webui.post("/sdapi/v1/png-info", {"image": base64.b64encode(path.read_bytes()).decode()})["parameters"]
-    assert read["Mist strength"] == "8" and read["Mist steps"] == "60" and read["Mist mode"] == "fused"
+    assert read["Mist strength"] == "8" and read["Mist steps"] == str(webui.steps) and read["Mist mode"] == "fused"
     tab.wait_for("document.querySelector('.progressDiv') == null")
     for name, place in (("img2img", "img2img_image"), ("inpaint", "img2maskimg"), ("extras", "extras_image")):
         tab.evaluate(f"{OURS}.click()")
@@ -86,11 +87,11 @@ def test_a_picture_is_protected_watched_saved_and_sent_on(tab, webui, saved, tmp
     assert console(tab) == []
 
 
-def test_only_what_is_painted_changes(tab, saved, tmp_path):
+def test_only_what_is_painted_changes(tab, easel, saved, tmp_path):
     picture = painting(192, 256)
     upload(tab, tmp_path / "picture.png", picture)
     set_number(tab, "steps", 3)
-    canvas = "document.querySelector('#mist_picture canvas').getBoundingClientRect()"
+    canvas = f"document.querySelector({easel(tab)!r}).getBoundingClientRect()"
     left, top, width, height = tab.evaluate(f"(r => [r.left, r.top, r.width, r.height])({canvas})")
     tab.drag((left + width * 0.25, top + height * 0.5), (left + width * 0.5, top + height * 0.5))
     tab.click("#mist_protect")
@@ -147,9 +148,9 @@ def test_a_directory_is_protected_with_a_row_for_each_file(tab, tmp_path):
 
 
 def choose_tab(tab, name):
-    tab.evaluate(
-        f"[...document.querySelectorAll('#tabs > .tab-nav button')].find(b => b.textContent.trim() == {name!r}).click()"
-    )
+    """Forge writes them with capitals."""
+    buttons = "[...document.querySelectorAll('#tabs > .tab-nav button')]"
+    tab.evaluate(f"{buttons}.find(b => b.textContent.trim().toLowerCase() == {name.lower()!r}).click()")
 
 
 def outputs(webui, folder):

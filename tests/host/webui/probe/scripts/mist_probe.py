@@ -3,114 +3,21 @@
 import hashlib
 
 import torch
-from modules import call_queue, devices, images, postprocessing, script_callbacks, scripts, sd_hijack, shared
+from mist_probe_gradients import differences, run
+from modules import call_queue, images, postprocessing, script_callbacks, scripts, shared
 from pydantic import BaseModel
 
-import mist_attack  # so that the imports below find it when a request comes
-import mist_attack.errors
-import mist_attack.loss
-import mist_attack.objectives
-import mist_attack.views
 from mist_attack.hosts import detect
 
-SIDE = 128
-
-
-def fused(model, generator):
-    """The engine's own fused loss at a fixed target, with the weight at which both terms count."""
-    target = torch.randn(1, 4, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(3))
-    textural = mist_attack.objectives.Textural(target)
-    semantic = mist_attack.objectives.Semantic(model, model.conditioning("a (painting:1.2)"))
-    objective = mist_attack.objectives.Fused(textural, semantic, semantic_weight=16384)
-    views = mist_attack.views.plan(SIDE, SIDE, "whole", 512, model.spatial_multiple("fused"))
-    return mist_attack.loss.PictureLoss(model, views, [objective], generator)
-
-
-def with_gradient(low_vram=False):
-    """(value and gradient as functions of the picture, a picture) inside the adapter's `run`."""
-    generator = torch.Generator(devices.device)
-    picture = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(5)) * 0.8 + 0.1
-
-    def job(model):
-        loss = fused(model, generator)
-
-        def value_and_gradient(x):
-            generator.manual_seed(11)
-            value, gradient = loss.value_and_gradient(x)
-            return float(value.double()), gradient.double()
-
-        return value_and_gradient, picture
-
-    return job, low_vram
-
-
-def run(task, low_vram=False):
-    job, _ = with_gradient()
-    with call_queue.queue_lock:
-        surrogate = detect.loaded_model()
-        return surrogate.run(lambda model: task(*job(model)), 1, SIDE, SIDE, low_vram=low_vram)
-
-
-def differences(value_and_gradient, picture, step=5e-4):
-    """Slope by differences of the fourth order along the gradient, and what the gradient says it is."""
-    _, gradient = value_and_gradient(picture)
-    direction = (gradient / gradient.norm()).float() * SIDE * 3**0.5
-
-    def value(factor):
-        return value_and_gradient(picture + factor * step * direction)[0]
-
-    slope = (value(-2) - 8 * value(-1) + 8 * value(1) - value(2)) / (12 * step)
-    return slope, float(gradient.norm()) * SIDE * 3**0.5
+if detect.webui() == "forge":
+    import mist_probe_forge as host
+else:
+    import mist_probe_a1111 as host
 
 
 def check_gradient(low_vram: bool = False, step: float = 5e-4):
     found, expected = run(lambda f, x: differences(f, x, step), low_vram)
     return {"differences": found, "gradient": expected, "relative": abs(found / expected - 1)}
-
-
-def check_attention():
-    """Relative difference of the gradient between each attention optimisation and the first."""
-    options = ["None", *(option.title() for option in sd_hijack.optimizers)]
-    gradients = {}
-    for option in options:
-        with call_queue.queue_lock:
-            sd_hijack.model_hijack.apply_optimizations(option)
-        gradients[option] = run(lambda f, x: f(x)[1])
-    with call_queue.queue_lock:
-        sd_hijack.model_hijack.apply_optimizations()
-    first = gradients[options[0]]
-    return {option: float((g - first).norm() / first.norm()) for option, g in gradients.items()}
-
-
-def unknown_attention():
-    """An optimisation with no backward, as xformers' old builds: the adapter must not use it."""
-    from modules.sd_hijack_optimizations import SdOptimizationSdp
-
-    class Broken(SdOptimizationSdp):
-        name = "xformers"
-
-        def apply(self):
-            import ldm.modules.attention as attention
-
-            forward = attention.CrossAttention.forward
-            attention.CrossAttention.forward = lambda layer, x, **o: forward(layer, x.detach(), **o).detach()
-
-    expected = run(lambda f, x: f(x)[1])
-    with call_queue.queue_lock:
-        before = sd_hijack.current_optimizer
-        broken = Broken()
-        broken.apply()
-        sd_hijack.current_optimizer = broken
-        import ldm.modules.attention as attention
-
-        borrowed = attention.CrossAttention.forward
-    try:
-        gradient = run(lambda f, x: f(x)[1])
-        restored = attention.CrossAttention.forward is borrowed
-    finally:
-        sd_hijack.current_optimizer = before
-        sd_hijack.model_hijack.apply_optimizations()
-    return {"relative": float((gradient - expected).norm() / expected.norm()), "restored": restored}
 
 
 def gradient_digest(low_vram: bool = False):
@@ -121,23 +28,26 @@ def gradient_digest(low_vram: bool = False):
 def state():
     """Everything an adapter borrows, as one comparable value."""
     with call_queue.queue_lock:
-        model = shared.sd_model
+        modules = host.modules(shared.sd_model)
+        parameters = [p for module in modules for p in module.parameters()]
+        layers = [layer for module in modules for layer in module.modules()]
         weights = hashlib.sha256()
-        for parameter in model.parameters():
-            weights.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        for parameter in parameters:
+            weights.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return {
             "weights": weights.hexdigest(),
-            "gradients": sum(p.requires_grad for p in model.parameters()),
-            "kept": sum(p.grad is not None for p in model.parameters()),
-            "training": sum(layer.training for layer in model.modules()),
-            "dtypes": sorted({str(p.dtype) for p in model.parameters()}),
-            "overridden": sum("forward" in vars(layer) for layer in model.modules()),
-            "flags": [getattr(layer, "use_checkpoint", None) for layer in model.modules()],
-            "attention": sd_hijack.model_hijack.optimization_method,
+            "gradients": sum(p.requires_grad for p in parameters),
+            "kept": sum(p.grad is not None for p in parameters),
+            "inference": sum(p.is_inference() for p in parameters),
+            "training": sum(layer.training for layer in layers),
+            "dtypes": sorted({str(p.dtype) for p in parameters}),
+            "overridden": sum("forward" in vars(layer) for layer in layers),
+            "flags": [getattr(layer, "use_checkpoint", None) for layer in layers],
+            "casts": [getattr(layer, "parameters_manual_cast", None) for layer in layers],
             "rng": hashlib.sha256(torch.get_rng_state().numpy().tobytes()).hexdigest(),
             "overwrite": torch.__future__.get_overwrite_module_params_on_conversion(),
-            "infotext": dict(sd_hijack.model_hijack.extra_generation_params),
             "job": shared.state.job,
+            **host.borrowed(),
         }
 
 
@@ -155,7 +65,8 @@ def fail_at(step: int, error: str, times: int = 1_000_000):
 
 
 def wrap_apply_model(model):
-    original = type(model).apply_model
+    owner = host.denoiser(model)
+    original = owner.apply_model
 
     def apply_model(x, *arguments, **options):
         if failing["step"] and torch.is_grad_enabled():
@@ -163,10 +74,10 @@ def wrap_apply_model(model):
             if failing["step"] <= failing["calls"] < failing["step"] + failing["times"]:
                 if ERRORS[failing["error"]] is not None:
                     raise ERRORS[failing["error"]]
-                return original(model, x * torch.nan, *arguments, **options)
-        return original(model, x, *arguments, **options)
+                return original(x * torch.nan, *arguments, **options)
+        return original(x, *arguments, **options)
 
-    model.apply_model = apply_model
+    owner.apply_model = apply_model
 
 
 comments = []
@@ -221,16 +132,7 @@ def extras(job: ExtrasJob):
 
 def routes(_, app):
     app.add_api_route("/mist_probe/extras", extras, methods=["POST"])
-    for function in (
-        check_gradient,
-        check_attention,
-        unknown_attention,
-        gradient_digest,
-        state,
-        fail_at,
-        last_comments,
-        reload_ui,
-    ):
+    for function in (check_gradient, gradient_digest, state, fail_at, last_comments, reload_ui, *host.ROUTES):
         app.add_api_route(f"/mist_probe/{function.__name__}", function, methods=["GET"])
 
 
