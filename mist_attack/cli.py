@@ -49,8 +49,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(str(error))
         return NOTHING_DONE
     except KeyboardInterrupt:
-        _complain("interrupted; finished pictures are kept.")
-        return INTERRUPTED
+        return _interrupted()
+    except Exception:
+        if not _told_to_end():
+            raise
+        return _interrupted()  # a library that is cut short may say so in words of its own
+
+
+def _interrupted() -> int:
+    _complain("interrupted; finished pictures are kept.")
+    return INTERRUPTED
+
+
+def _told_to_end() -> bool:
+    return any(signal.getsignal(ending) is signal.SIG_IGN for ending in _ENDINGS)
 
 
 def _heed_signals() -> None:
