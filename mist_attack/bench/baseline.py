@@ -24,7 +24,7 @@ Prompt = Callable[[], Tensor]
 class MistV1:
     """sum((z(x) - z(target))^2) - rate * denoising loss, and its gradient.
 
-    A sum against a mean: at another size than its own 512 px the rate is scaled, so that the balance stays the published.
+    A sum against a mean: away from its own 512 px the rate is scaled, so that the balance stays the published one.
 
     prompt: encodes the prompt, (1, tokens, width). objective: "fused" or "textural".
     """
