@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from . import __version__
 from .errors import MistError, OutputError, SettingsError
@@ -49,8 +49,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(str(error))
         return NOTHING_DONE
     except KeyboardInterrupt:
-        _complain("interrupted; finished pictures are kept.")
-        return INTERRUPTED
+        return _interrupted()
+    except Exception:
+        if not _told_to_end():
+            raise
+        return _interrupted()  # a library that is cut short may say so in words of its own
+
+
+def _interrupted() -> int:
+    _complain("interrupted; finished pictures are kept.")
+    return INTERRUPTED
+
+
+def _told_to_end() -> bool:
+    return any(signal.getsignal(ending) is signal.SIG_IGN for ending in _ENDINGS)
 
 
 def _heed_signals() -> None:
@@ -183,11 +195,19 @@ def _silent(line: str) -> None:
 
 
 def _say(line: str) -> None:
-    print(_on_one_line(line), flush=True)
+    _print(line, sys.stdout)
 
 
 def _complain(line: str) -> None:
-    print(f"mist: {_on_one_line(line)}", file=sys.stderr, flush=True)
+    _print(f"mist: {line}", sys.stderr)
+
+
+def _print(line: str, file: TextIO) -> None:
+    """Above the bars of pictures that are at work meanwhile."""
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(file):
+        print(_on_one_line(line), file=file, flush=True)
 
 
 def _on_one_line(line: str) -> str:

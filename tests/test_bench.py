@@ -221,3 +221,10 @@ def test_a_loss_without_a_model_costs_the_loop_its_arrays_alone():
     x = torch.rand(1, 3, 8, 8)
     value, gradient = tiles.NoModel().value_and_gradient(x)
     assert value == 0 and torch.equal(gradient, torch.ones_like(x))
+
+
+def test_where_memory_is_short_the_large_part_is_left_out_and_said(monkeypatch):
+    monkeypatch.setattr(command, "available_bytes", lambda _: 2**30)
+    said = []
+    assert command.costs(512)(torch.device("cpu"), torch.float32, 1, said.append) == {}
+    assert "18 GiB" in said[0]

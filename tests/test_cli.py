@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from fakes.command import draw, files, levels_of, mist, toy_model  # noqa: F401
 from PIL import Image
 
 from mist_attack import batch
+from mist_attack.cli import main
 from mist_attack.gallery import worker
 from mist_attack.hosts import checkpoints
 
@@ -314,3 +317,27 @@ finally:
     )
     assert run().stdout.split()[-1] == "1000"
     assert run(GOMP_SPINCOUNT="7").stdout.split()[-1] == "7"
+
+
+@pytest.mark.parametrize(("told", "code"), [(True, 130), (False, None)])
+def test_a_library_that_replaces_the_interrupt_by_an_error_of_its_own_is_an_interrupt(monkeypatch, capsys, told, code):
+    def command(_):
+        if told:
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(5)
+            except KeyboardInterrupt:
+                pass
+        raise AttributeError("cut short")
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    monkeypatch.setattr("mist_attack.cli._info", command)
+    try:
+        if told:
+            assert main(["info"]) == code and "interrupted" in capsys.readouterr().err
+        else:
+            with pytest.raises(AttributeError):
+                main(["info"])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,6 +1,5 @@
 """The remote engine against a stand-in for ComfyUI's API: what is sent, what comes back, and what may go wrong."""
 
-import json
 import shutil
 import socket
 import ssl
@@ -9,44 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes.comfyui_server import FakeComfy
-from fakes.command import draw, files, levels_of, mist
+from fakes.comfyui_command import protect, rows
+from fakes.command import draw, files, levels_of
 from PIL import Image, PngImagePlugin
 
-from mist_attack.engines import comfyui_client
+from mist_attack.engines import comfyui_client, comfyui_prompt
 from mist_attack.engines.comfyui import graph_for
 from mist_attack.engines.comfyui_client import Server, UnreachableError, is_loopback
 from mist_attack.errors import SettingsError
 from mist_attack.settings import Settings, resolve
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(comfyui_client, "POLL_SECONDS", 0.01)
-
-
-@pytest.fixture
-def comfy():
-    with FakeComfy() as server:
-        yield server
-        server.shutdown()
-
-
-@pytest.fixture
-def other():
-    with FakeComfy() as server:
-        yield server
-        server.shutdown()
-
-
-def protect(*servers, words=(), out="out"):
-    urls = [word for server in servers for word in ("--url", getattr(server, "url", server))]
-    return mist("protect", "in", "--out", out, "--engine", "comfyui", *urls, "--checkpoint", "sd.safetensors", *words)
-
-
-def rows():
-    return [json.loads(line) for line in Path("out/mist-manifest.jsonl").read_text("utf-8").splitlines()]
+pytest_plugins = "fakes.comfyui_fixtures"
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def test_pictures_go_there_and_come_back_with_all_that_stayed_here(comfy):
@@ -113,7 +86,7 @@ def test_a_server_that_is_gone_is_left_out_and_the_rest_goes_on(comfy, other, ca
 
 def test_a_proxy_that_fails_now_and_then_loses_nothing(comfy, capsys):
     draw("in/a.png"), draw("in/b.png", seed=1)
-    comfy.hiccups = comfyui_client.PATIENCE - 1
+    comfy.hiccups = comfyui_prompt.PATIENCE - 1
     assert protect(comfy) == 0 and len(comfy.graphs) == 2
     comfy.hiccups = 1000
     assert protect(comfy, words=["--force"]) == 1

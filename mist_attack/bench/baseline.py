@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..hosts.diffusers import DiffusersSurrogate, recomputed
+from ..objectives import MIST_LATENTS
 
 RATE = 10_000.0  # 10^(fusion weight 1 + 3)
 Prompt = Callable[[], Tensor]
@@ -22,6 +23,8 @@ Prompt = Callable[[], Tensor]
 
 class MistV1:
     """sum((z(x) - z(target))^2) - rate * denoising loss, and its gradient.
+
+    A sum against a mean: away from its own 512 px the rate is scaled, so that the balance stays the published one.
 
     prompt: encodes the prompt, (1, tokens, width). objective: "fused" or "textural".
     """
@@ -36,7 +39,8 @@ class MistV1:
         loss = (zx - zy).square().sum()
         if self.objective == "textural":
             return loss
-        return loss - RATE * self._denoising_loss(self._latents(_random_crop(x, x.shape[2:])))
+        rate = RATE * zx.numel() / MIST_LATENTS
+        return loss - rate * self._denoising_loss(self._latents(_random_crop(x, x.shape[2:])))
 
     def gradient(self, x: Tensor) -> Tensor:
         """At x. The UNet's weights accumulate theirs, which nobody uses."""

@@ -14,11 +14,12 @@ import torch
 from ..hosts import diffusers
 from ..hosts.checkpoints import find_checkpoint
 from . import cost, quality, tiles
-from .meters import Clock
+from .meters import Clock, available_bytes
 from .models import TextEncoder, random_sd_v1
 from .ratios import ratio
 
 SIDES = (256, 512)
+NEEDED_BYTES = {256: 11 * 2**30, 512: 18 * 2**30}
 PRESET = "quick"
 Say = Callable[[str], None]
 Figures = dict[str, Any]
@@ -50,6 +51,10 @@ def costs(side: int) -> Part:
     """Seconds and memory of a fused step on SD v1's full architecture."""
 
     def part(device: torch.device, dtype: torch.dtype, rounds: int, say: Say) -> Figures:
+        available = available_bytes(device)
+        if available is not None and available < NEEDED_BYTES[side]:
+            say(f"{side} px left out: Mist's own step needs {NEEDED_BYTES[side] / 2**30:.0f} GiB of memory")
+            return {}
         model, text = random_sd_v1(device, dtype)
         say(f"{model.name}, {side} px: each way in turns, {rounds} rounds")
         found = model.run(lambda _: _costs(model, side, text, rounds, say), 1, side, side)

@@ -33,17 +33,17 @@ def engine_for(options: argparse.Namespace, order: Order, say: Say, complain: Sa
         for flag in flags:
             if engine != chosen and getattr(options, flag):
                 raise SettingsError(f"--{flag.replace('_', '-')} is for --engine {engine}.")
+    bars = sys.stderr.isatty() and not options.quiet
     if chosen == "comfyui":
         from . import comfyui
 
-        return comfyui.engine_for(options, order, complain)
+        return comfyui.engine_for(options, order, complain, bars=bars)
     if chosen == "ray":
         from . import ray_actors
 
         return ray_actors.engine_for(options, order, say, complain)
     from .single import SingleEngine
 
-    bars = sys.stderr.isatty() and not options.quiet
     return SingleEngine(loader(options, order, say, complain), bars=bars)
 
 

@@ -23,7 +23,10 @@ from ..images import Picture, from_u8, read_picture, to_u8
 from ..report import Report
 from ..saving import encode_picture
 from ..settings import Settings
+from .bars import bar_for
 from .comfyui_client import Graph, Server, UnreachableError
+from .comfyui_prompt import OnProgress, run
+from .comfyui_socket import require_websockets
 
 LOG_IN = "MIST_COMFYUI_LOGIN"
 TIMEOUT = 3600.0
@@ -36,9 +39,17 @@ class ComfyEngine:
     dies_with_its_worker = False
 
     def __init__(
-        self, servers: list[Server], checkpoint: str, target: Tensor | None, seconds: float, complain: Say
+        self,
+        servers: list[Server],
+        checkpoint: str,
+        target: Tensor | None,
+        seconds: float,
+        complain: Say,
+        *,
+        bars: bool = False,
     ) -> None:
         self.checkpoint, self.target, self.seconds, self.complain = checkpoint, target, seconds, complain
+        self.bars = bars
         self.idle = list(servers)
         self.known: dict[str, dict[str, Any]] = {}
         self.flying: dict[Future[Result], tuple[Server, Task]] = {}
@@ -92,13 +103,23 @@ class ComfyEngine:
             files["mask"] = server.upload(_png(_mask_levels(mask)))
         if self.target is not None:
             files["target"] = server.upload(_png(to_u8(self.target)))
-        outputs = server.run(graph_for(settings, self.checkpoint, files), self.seconds, self.ended)
+        graph = graph_for(settings, self.checkpoint, files)
+        with bar_for(task, shown=self.bars) as bar:
+            outputs = run(server, graph, self.seconds, self.ended, _on_progress(bar))
         images, report = _answer(server, outputs)
         _require_budget(server, levels, images, reach)
         text = made_by(report.settings)
         data, lost = encode_picture(task.name, from_u8(images), picture, lossy_quality=task.lossy_quality, text=text)
         told = [*notices, *report.notices, *lost]
         return Result(data, report.as_dict(), told, self.known[server.url])
+
+
+def _on_progress(bar: Any) -> OnProgress:
+    def on_progress(step: int, steps: int) -> None:
+        bar.total = steps
+        bar.update(step - bar.n)
+
+    return on_progress
 
 
 def graph_for(settings: Settings, checkpoint: str, files: dict[str, str]) -> Graph:
@@ -215,7 +236,7 @@ def _require_budget(server: Server, before: np.ndarray, after: np.ndarray, reach
         raise MistError(f"{server.url}: its answer moves by {moved.max()} levels, more than was asked for.")
 
 
-def engine_for(options: argparse.Namespace, order: Order, complain: Say) -> ComfyEngine:
+def engine_for(options: argparse.Namespace, order: Order, complain: Say, *, bars: bool = False) -> ComfyEngine:
     """Raises SettingsError; no server is reached yet."""
     if not options.url:
         raise SettingsError("--engine comfyui needs --url http://127.0.0.1:8188, once for each server.")
@@ -223,9 +244,10 @@ def engine_for(options: argparse.Namespace, order: Order, complain: Say) -> Comf
         raise SettingsError("--engine comfyui needs --checkpoint NAME: a checkpoint as the servers' own list has it.")
     if options.timeout is not None and not options.timeout > 0:
         raise SettingsError(f"Expected --timeout above 0 seconds; got {options.timeout:g}.")
+    require_websockets()
     log_in = os.environ.get(LOG_IN)
     servers = [Server(url, allow_remote=options.allow_remote, log_in=log_in) for url in dict.fromkeys(options.url)]
     for server in servers:
         if server.is_open:
             complain(f"{server.url} is not encrypted: whoever is in between sees the pictures. Use https.")
-    return ComfyEngine(servers, options.checkpoint, order.target, options.timeout or TIMEOUT, complain)
+    return ComfyEngine(servers, options.checkpoint, order.target, options.timeout or TIMEOUT, complain, bars=bars)

@@ -1,4 +1,4 @@
-"""A running ComfyUI, asked through its public API. Only what is passed here is sent: pictures under random names, and
+"""A running ComfyUI, asked over HTTP. Only what is passed here is sent: pictures under random names, and
 a graph. Both are kept among the server's temporary files."""
 
 from __future__ import annotations
@@ -7,8 +7,6 @@ import base64
 import http.client
 import ipaddress
 import json
-import threading
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -18,10 +16,7 @@ from typing import Any
 from ..errors import MistError, SettingsError
 from ..images import MAX_BYTES
 
-POLL_SECONDS = 0.5
 REQUEST_SECONDS = 60.0
-PATIENCE = 6
-"""Questions in a row that a server at work may leave unanswered, each after twice the wait: 16 seconds."""
 FOLDER = "mist"
 
 Graph = dict[str, dict[str, Any]]
@@ -29,10 +24,6 @@ Graph = dict[str, dict[str, Any]]
 
 class UnreachableError(MistError):
     """The server does not answer, or not as a ComfyUI with these nodes does: nothing is wrong with the picture."""
-
-
-class CancelledError(MistError):
-    """The run was ended."""
 
 
 class Server:
@@ -53,7 +44,7 @@ class Server:
             raise SettingsError(f"--url {url} is another machine, and pictures would leave this one: --allow-remote.")
         self.url = url.rstrip("/")
         self.is_open = parts.scheme == "http" and not self.is_local
-        self._headers = {"Authorization": f"Basic {base64.b64encode(log_in.encode()).decode()}"} if log_in else {}
+        self.headers = {"Authorization": f"Basic {base64.b64encode(log_in.encode()).decode()}"} if log_in else {}
         handlers: list[Any] = [_NoRedirection(), *([urllib.request.ProxyHandler({})] if self.is_local else [])]
         self._opener = urllib.request.build_opener(*handlers)
 
@@ -86,43 +77,9 @@ class Server:
         found = _json(self._ask(self._request("/upload/image", body, kind)), f"{self.url}/upload/image")
         return f"{found['subfolder']}/{found['name']} [temp]"
 
-    def run(self, graph: Graph, seconds: float, cancelled: threading.Event) -> dict[str, Any]:
-        """Queue and wait; the outputs of the nodes by their numbers. Raises MistError also where it takes longer."""
-        prompt = self.post("/prompt", {"prompt": graph, "client_id": uuid.uuid4().hex})["prompt_id"]
-        until = time.monotonic() + seconds
-        while not (history := self._history(prompt, cancelled)):
-            if cancelled.wait(POLL_SECONDS):
-                self._drop(prompt)
-                raise CancelledError("the run was ended")
-            if time.monotonic() > until:
-                self._drop(prompt)
-                raise MistError(f"{self.url}: not done after {seconds:g} s. A longer --timeout may do.")
-        entry = history[prompt]
-        if entry["status"]["status_str"] != "success":
-            raise MistError(f"{self.url}: {_failure(entry)}")
-        return entry["outputs"]
-
-    def _history(self, prompt: str, cancelled: threading.Event) -> Any:
-        """What stands in between, a proxy or a network, may fail now and then; the work goes on there."""
-        for attempt in range(PATIENCE):
-            try:
-                return self.get(f"/history/{prompt}")
-            except UnreachableError:
-                if attempt == PATIENCE - 1 or cancelled.wait(POLL_SECONDS * 2**attempt):
-                    raise
-
-    def _drop(self, prompt: str) -> None:
-        """Take our prompt out of the queue; older hosts interrupt whatever runs, so only if it is ours."""
-        try:
-            self.post("/queue", {"delete": [prompt]})
-            if any(prompt in entry for entry in self.get("/queue")["queue_running"]):
-                self.post("/interrupt", {"prompt_id": prompt})
-        except MistError:
-            pass
-
     def _request(self, path: str, body: bytes | None = None, kind: str | None = None) -> urllib.request.Request:
         address = self.url + path
-        headers = {**self._headers, **({"Content-Type": kind} if kind else {})}
+        headers = {**self.headers, **({"Content-Type": kind} if kind else {})}
         return urllib.request.Request(address, body, headers)
 
     def _ask(self, request: urllib.request.Request) -> bytes:
@@ -178,10 +135,3 @@ def _words(detail: str) -> str:
         return ", ".join(f"{error['message']} {error['details']}" for error in errors)
     except (ValueError, KeyError, TypeError, AttributeError):
         return detail
-
-
-def _failure(entry: dict[str, Any]) -> str:
-    messages = dict(entry["status"]["messages"])
-    if "execution_error" in messages:
-        return " ".join(str(messages["execution_error"].get("exception_message", "failed")).split())
-    return "the prompt was interrupted there"

@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tqdm import tqdm
-
 from ..gallery.worker import Model, Outcome, Task, attempt
 from ..pgd import OnStep, Progress
+from .bars import bar_for
 
 READ_LOSS_EVERY = 0.5  # seconds: reading a number waits for the device
 
@@ -35,8 +34,7 @@ class SingleEngine:
         assert self._task is not None
         self._model = self._model or self._load()
         task, self._task = self._task, None
-        bar = tqdm(total=task.settings.steps, desc=task.source.name, leave=False, disable=not self._bars)
-        with bar:
+        with bar_for(task, shown=self._bars) as bar:
             return attempt(task, self._model, _on_step(bar))
 
     def close(self) -> None:
