@@ -182,6 +182,8 @@ def _bench(options: argparse.Namespace) -> int:
     from .bench import command
     from .hosts import diffusers
 
+    if options.rounds < 2:
+        raise SettingsError(f"Expected --rounds of at least 2, for an interval; got {options.rounds}.")
     if options.threads:
         torch.set_num_threads(options.threads)
     device, dtype = diffusers.pick_device(options.device), getattr(torch, options.dtype)

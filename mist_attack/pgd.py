@@ -127,7 +127,7 @@ def pgd(
             if best is not None:
                 best.offer(x, value)
             size = step_size * (1 - step / steps) if decay else step_size
-            x.sub_(direction.after(gradient).sign_(), alpha=size)
+            x.sub_(direction.sign(gradient), alpha=size)
             del gradient  # before the projection's own temporary: a large picture's arrays are counted
             x = budget.project(x)
             done = step + 1
@@ -149,13 +149,13 @@ class _Momentum:
         self.share = share
         self.kept: Tensor | None = None
 
-    def after(self, gradient: Tensor) -> Tensor:
-        """The direction with this gradient; may be written to, as the gradient may."""
+    def sign(self, gradient: Tensor) -> Tensor:
+        """Of the direction with this gradient, which is written to."""
         if self.share == 0:
-            return gradient
+            return gradient.sign_()
         gradient.div_(gradient.abs().mean().clamp(min=torch.finfo(gradient.dtype).tiny))
         self.kept = gradient if self.kept is None else self.kept.mul_(self.share).add_(gradient)
-        return self.kept.clone()
+        return self.kept.sign()
 
 
 class _Best:

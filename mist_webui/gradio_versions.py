@@ -11,25 +11,6 @@ from PIL import Image
 MAJOR = int(gr.__version__.split(".")[0])
 
 
-NOTHING_PAINTED = (
-    "data:image/png;base64,"
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg=="
-)
-
-
-class Canvas(gr.Image):
-    """gradio 3's, which fails on what the page sends in the moment after a picture was chosen: no mask yet."""
-
-    def get_block_name(self) -> str:
-        return "image"
-
-    def preprocess(self, x: Any) -> Any:
-        value = {"image": x, "mask": None} if isinstance(x, str) else x
-        if value is not None and not value["mask"]:
-            value = {**value, "mask": NOTHING_PAINTED}
-        return super().preprocess(value)
-
-
 def picture(kind: type[gr.Image] = gr.Image, **options: Any) -> gr.Image:
     """A picture to drop, paste or choose, as PIL with its alpha."""
     source = {"source": "upload"} if MAJOR < 4 else {"sources": ["upload", "clipboard"]}
@@ -43,6 +24,8 @@ def canvas(**options: Any) -> tuple[Any, Any]:
     without its profile and its metadata, and with the colours of transparent pixels lost.
     """
     if MAJOR < 4:
+        from .gradio3_canvas import Canvas
+
         return picture(Canvas, tool="sketch", brush_color="#ffffff", **options), gr.State(None)
     from modules_forge.forge_canvas.canvas import ForgeCanvas
 

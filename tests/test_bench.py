@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mist_attack.bench import baseline, command, meters, quality, table, tiles
+from mist_attack.bench import command, meters, quality, table, tiles
 from mist_attack.bench.baseline import MistV1, as_published, mist_v1
 from mist_attack.bench.cost import Variant, amortised, bare_step, kept_step, our_step, seconds
 from mist_attack.hosts import diffusers
@@ -103,13 +103,6 @@ def test_the_baseline_keeps_its_budget_and_uses_it(demo):
     reached = demo.run(lambda _: mist_v1(mist(demo, "textural"), x0, epsilon=4, steps=6), 1, SIDE, SIDE)
     levels = (reached - x0).abs() * 255 / 2
     assert 3.9 < float(levels.max()) <= 4.001
-
-
-def test_a_crop_of_a_larger_picture_is_a_part_of_it():
-    picture = torch.arange(24.0).view(1, 1, 4, 6)
-    crop = baseline._random_crop(picture, torch.Size((3, 2)))
-    assert crop.shape == (1, 1, 3, 2)
-    assert float(crop[0, 0, 1, 1] - crop[0, 0, 0, 0]) == 7  # a row further and a column further
 
 
 @pytest.mark.parametrize("exact", [True, False])

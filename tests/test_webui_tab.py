@@ -96,10 +96,15 @@ def test_painting_says_where(mode, painted_changes):
 @pytest.mark.parametrize("sent", ["data:picture", {"image": "data:picture", "mask": None}])
 def test_a_picture_chosen_a_moment_ago_has_nothing_painted_on_it(monkeypatch, sent):
     monkeypatch.setattr(webui_face.Component, "preprocess", lambda _, value: value, raising=False)
-    value = face.gradio_versions.Canvas().preprocess(sent)
+    value = face.gradio3_canvas.Canvas().preprocess(sent)
     mask = Image.open(io.BytesIO(base64.b64decode(value["mask"].split(",")[1])))
     assert value["image"] == "data:picture" and mask.mode == "RGBA" and mask.getchannel("A").getextrema() == (0, 0)
-    assert face.gradio_versions.Canvas().preprocess(None) is None
+    assert face.gradio3_canvas.Canvas().preprocess(None) is None
+
+
+def test_no_component_is_defined_where_gradio_4_would_write_a_file_beside_it():
+    defined = [value for value in vars(face.gradio_versions).values() if isinstance(value, type)]
+    assert not [value for value in defined if issubclass(value, webui_face.Component)]
 
 
 def test_in_forge_the_picture_stays_itself_and_a_small_copy_is_painted_on(monkeypatch):

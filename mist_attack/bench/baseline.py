@@ -40,7 +40,8 @@ class MistV1:
         if self.objective == "textural":
             return loss
         rate = RATE * zx.numel() / MIST_LATENTS
-        return loss - rate * self._denoising_loss(self._latents(_random_crop(x, x.shape[2:])))
+        crop = x.clone()  # the random crop of a picture of the crop's size
+        return loss - rate * self._denoising_loss(self._latents(crop))
 
     def gradient(self, x: Tensor) -> Tensor:
         """At x. The UNet's weights accumulate theirs, which nobody uses."""
@@ -62,15 +63,13 @@ class MistV1:
         return (predicted.float() - noise).square().mean()
 
 
-def mist_v1(loss: MistV1, x0: Tensor, epsilon: float, steps: int, on_step: Callable[[], None] | None = None) -> Tensor:
+def mist_v1(loss: MistV1, x0: Tensor, epsilon: float, steps: int) -> Tensor:
     """Sign steps of 1 / 255 from a random start, clipped to the budget. x0: in [-1, 1]; epsilon: in levels."""
     reach, size = 2 * epsilon / 255, 2 / 255
     x = (x0 + torch.empty_like(x0).uniform_(-reach, reach)).clamp(-1, 1)
     for _ in range(steps):
         x = x - size * loss.gradient(x).sign()
         x = torch.minimum(torch.maximum(x, x0 - reach), x0 + reach).clamp(-1, 1)
-        if on_step is not None:
-            on_step()
     return x
 
 
@@ -102,9 +101,3 @@ def as_published(surrogate: DiffusersSurrogate) -> Iterator[None]:
 def _unet(surrogate: DiffusersSurrogate) -> Any:
     assert surrogate.unet is not None
     return surrogate.unet
-
-
-def _random_crop(x: Tensor, size: torch.Size) -> Tensor:
-    """Of the size at which the model sees; for a picture of that size, itself."""
-    top, left = ((int(torch.randint(a - b + 1, ()))) for a, b in zip(x.shape[2:], size, strict=True))
-    return x[:, :, top : top + size[0], left : left + size[1]]

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..errors import SettingsError
 from ..hosts.diffusers import DiffusersSurrogate
 from ..loss import PictureLoss
 from ..protect import objectives_for, protect, to_levels
@@ -30,7 +31,10 @@ PICTURES = ("camera", "coins", "moon", "page", "clock", "brick", "grass", "grave
 
 def pictures(side: int = SIDE) -> list[Tensor]:
     """(1, 3, side, side) in [0, 1] each: the shorter side reduced, the centre cropped."""
-    import skimage.data
+    try:
+        import skimage.data
+    except ImportError as error:
+        raise SettingsError('The photographs come with scikit-image: pip install "mist-protect[demo]"') from error
 
     return [_square(Image.fromarray(getattr(skimage.data, name)()), side) for name in PICTURES]
 
@@ -69,9 +73,9 @@ def published(model: DiffusersSurrogate, picture: Tensor, objective: Objective, 
 
     def job(ready: Surrogate) -> Tensor:
         torch.manual_seed(23)
-        target, prompt = pattern("lattice", height, width) * 2 - 1, ready.conditioning("a painting")
-        loss = MistV1(model, target, lambda: prompt, objective)
-        return mist_v1(loss, picture * 2 - 1, epsilon=16, steps=steps)
+        target, prompt = pattern("lattice", height, width).to(ready.device), ready.conditioning("a painting")
+        loss = MistV1(model, target * 2 - 1, lambda: prompt, objective)
+        return mist_v1(loss, picture.to(ready.device) * 2 - 1, epsilon=16, steps=steps).cpu()
 
     return to_levels(model.run(job, 1, height, width) / 2 + 0.5) / 255
 

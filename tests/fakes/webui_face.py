@@ -184,6 +184,7 @@ face = _face(
         "controls",
         "extras",
         "folder",
+        "gradio3_canvas",
         "gradio_versions",
         "infotext",
         "jobs",

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 from webui.server import decoded, levels, painting, running
+from webui.test_webui_gradients import loaded, test_the_gradient_is_that_of_central_differences  # noqa: F401
 
 FLAGS = {
     "float32": (),
     "bfloat16 weights": ("--unet-in-bf16", "--vae-in-bf16"),
     "fp8 weights": ("--unet-in-fp8-e4m3fn", "--vae-in-bf16"),
 }
-FAMILIES = ("sd1", "sd2v", "sdxl")
 
 
 @pytest.fixture(scope="module", params=FLAGS)
@@ -18,21 +18,6 @@ def server(request, host, data, flags):
     with running(host, data, "sd1", *flags, *FLAGS[request.param]) as server:
         server.flags = request.param
         yield server
-
-
-@pytest.fixture(params=FAMILIES)
-def loaded(request, server):
-    server.load(request.param)
-    server.name = f"{request.param} {server.flags}"
-    assert request.param in server.get("/mist/v1/info")["model"]
-    return server
-
-
-@pytest.mark.parametrize("low_vram", [False, True])
-def test_the_gradient_is_that_of_central_differences(loaded, low_vram):
-    found = loaded.get(f"/mist_probe/check_gradient?low_vram={low_vram}")
-    print(f"{loaded.name}, low_vram {low_vram}: {found['relative']:.2g} from central differences")
-    assert found["gradient"] > 0 and found["relative"] < 1e-3
 
 
 def test_recomputing_gives_the_same_gradient(loaded):
