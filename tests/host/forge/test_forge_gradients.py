@@ -20,19 +20,19 @@ def server(request, host, data, flags):
         yield server
 
 
-def test_recomputing_gives_the_same_gradient(loaded):
+def test_recomputing_gives_the_same_gradient(loaded):  # noqa: F811
     plain, low = (loaded.get(f"/mist_probe/gradient_digest?low_vram={low}")["norm"] for low in (False, True))
     assert low == pytest.approx(plain, rel=1e-5)
 
 
-def test_whichever_attention_is_in_use_pytorchs_is_differentiated(loaded):
+def test_whichever_attention_is_in_use_pytorchs_is_differentiated(loaded):  # noqa: F811
     expected = loaded.get("/mist_probe/gradient_digest")["digest"]
     kept = loaded.get("/mist_probe/use_attention?name=attention_split")["before"]
     assert loaded.get("/mist_probe/gradient_digest")["digest"] == expected
     assert loaded.get(f"/mist_probe/use_attention?name={kept}")["before"] == "attention_split"
 
 
-def test_a_generation_is_as_before_after_a_protection(loaded):
+def test_a_generation_is_as_before_after_a_protection(loaded):  # noqa: F811
     before = loaded.txt2img()["images"]
     picture = painting()
     for low_vram in (False, True):
