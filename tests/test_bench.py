@@ -203,6 +203,24 @@ def test_the_judge_gives_equal_pictures_equal_figures_and_sees_a_protection(demo
     assert float((moved - clean).abs().max()) * 255 <= 16.5
 
 
+def test_the_costs_have_the_names_that_the_table_reads(demo):
+    class Text:
+        def states(self):
+            return demo.conditioning("a painting")
+
+        def drop(self):
+            pass
+
+    figures = demo.run(lambda _: command._costs(demo, SIDE, Text(), 2, lambda line: None), 1, SIDE, SIDE)
+    wanted = [name for _, name, _ in table.ROWS if name.endswith("_512") and "2048" not in name]
+    if not meters.CLEAR.exists():
+        wanted = [name for name in wanted if not name.startswith("peak")]
+    assert {name.replace("_512", f"_{SIDE}") for name in wanted} <= set(figures)
+    timed = [name for name in wanted if not name.startswith("peak")]
+    assert all(len(figures[name.replace("_512", f"_{SIDE}") + "_interval"]) == 2 for name in timed)
+    assert f"exact_over_modules_{SIDE}_interval" in figures
+
+
 def test_the_readmes_table_is_the_results():
     root = Path(__file__).parents[1]
     figures = json.loads((root / "bench" / "results.json").read_text(encoding="utf-8"))

@@ -57,8 +57,7 @@ def costs(side: int) -> Part:
             return {}
         model, text = random_sd_v1(device, dtype)
         say(f"{model.name}, {side} px: each way in turns, {rounds} rounds")
-        found = model.run(lambda _: _costs(model, side, text, rounds, say), 1, side, side)
-        return {f"{name}_{side}": value for name, value in found.items()}
+        return model.run(lambda _: _costs(model, side, text, rounds, say), 1, side, side)
 
     return part
 
@@ -68,15 +67,15 @@ def _costs(model: diffusers.DiffusersSurrogate, side: int, text: TextEncoder, ro
     taken = cost.seconds(found, rounds, Clock(model.device))
     for name, seconds in taken.items():
         say(f"  {name}: {median(seconds):.3g} s a step")
-    figures: Figures = {f"seconds_{name}": median(seconds) for name, seconds in taken.items()}
+    figures: Figures = {f"seconds_{name}_{side}": median(seconds) for name, seconds in taken.items()}
     taken["amortised"] = cost.amortised(taken)
     for name in (*cost.OURS, "amortised"):
-        figures |= _with_interval(f"step_ratio_{name}", taken["mist"], taken[name])
+        figures |= _with_interval(f"step_ratio_{name}_{side}", taken["mist"], taken[name])
     for name in ("exact", "sds"):
-        figures |= _with_interval(f"{name}_over_modules", taken[name], taken[f"bare_{name}"])
-    figures |= _with_interval("baseline_over_modules", taken["mist"], taken["bare_exact"])
+        figures |= _with_interval(f"{name}_over_modules_{side}", taken[name], taken[f"bare_{name}"])
+    figures |= _with_interval(f"baseline_over_modules_{side}", taken["mist"], taken["bare_exact"])
     text.drop()
-    return figures | _memory(cost.peaks(found, model), say)
+    return figures | _memory(cost.peaks(found, model), side, say)
 
 
 def _with_interval(name: str, ours: Sequence[float], theirs: Sequence[float]) -> Figures:
@@ -84,12 +83,12 @@ def _with_interval(name: str, ours: Sequence[float], theirs: Sequence[float]) ->
     return {name: found.median, f"{name}_interval": [found.low, found.high]}
 
 
-def _memory(peaks: Mapping[str, int | None], say: Say) -> Figures:
+def _memory(peaks: Mapping[str, int | None], side: int, say: Say) -> Figures:
     held = {name: value / 2**30 for name, value in peaks.items() if value is not None}
     for name, value in held.items():
         say(f"  {name}: {value:.2f} GiB at most, weights included")
-    shares = {f"peak_ratio_{name}": value / held["mist"] for name, value in held.items() if name != "mist"}
-    return shares | {f"peak_gib_{name}": value for name, value in held.items()}
+    shares = {f"peak_ratio_{name}_{side}": value / held["mist"] for name, value in held.items() if name != "mist"}
+    return shares | {f"peak_gib_{name}_{side}": value for name, value in held.items()}
 
 
 def steps(device: torch.device, dtype: torch.dtype, rounds: int, say: Say) -> Figures:
