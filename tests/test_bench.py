@@ -86,6 +86,8 @@ def test_as_published_gives_back_what_it_takes(demo):
             [(p.requires_grad, p.grad is None) for p in demo.unet.parameters()],
             [type(x) for m in (demo.vae, demo.unet) for x in m.attn_processors.values()],
             ["forward" in vars(layer) for layer in demo.unet.modules()],
+            ["forward" in vars(layer) for layer in demo.vae.modules()],
+            ["get_attention_scores" in vars(layer) for layer in demo.unet.modules()],
         ]
 
     def job(_):
@@ -96,6 +98,24 @@ def test_as_published_gives_back_what_it_takes(demo):
         assert state() == before
 
     demo.run(job, 1, SIDE, SIDE)
+
+
+def test_the_published_modules_compute_the_same(demo):
+    x, z, t = image(), torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([500])
+
+    def outputs():
+        with torch.no_grad():
+            prompt = demo.conditioning("a painting")
+            return demo.vae.encode(x).latent_dist.mean, demo.unet(z, t, prompt).sample
+
+    def job(_):
+        with as_published(demo):
+            published = outputs()
+        return published, outputs()
+
+    for published, ours in zip(*demo.run(job, 1, SIDE, SIDE), strict=True):
+        assert not torch.equal(published, ours)
+        torch.testing.assert_close(published, ours, rtol=1e-3, atol=1e-4)
 
 
 def test_the_baseline_keeps_its_budget_and_uses_it(demo):

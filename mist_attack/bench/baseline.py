@@ -2,17 +2,19 @@
 
 Each step encodes the target, the picture and a random crop of the picture and samples each posterior, encodes the
 prompt three times, computes the gradients of the UNet's weights along with the picture's, checkpoints the UNet's
-blocks, and attends by explicit matrix products: as the published program does. Pictures are (1, 3, H, W) in [-1, 1].
+blocks, and attends and activates (in the autoencoder) by explicit products: as the published program does. Pictures
+are (1, 3, H, W) in [-1, 1].
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..hosts.diffusers import DiffusersSurrogate, recomputed
 from ..objectives import MIST_LATENTS
@@ -75,17 +77,24 @@ def mist_v1(loss: MistV1, x0: Tensor, epsilon: float, steps: int) -> Tensor:
 
 @contextmanager
 def as_published(surrogate: DiffusersSurrogate) -> Iterator[None]:
-    """The modules as the published program has them: explicit attention, weights of the UNet that want gradients,
-    checkpointed blocks, contiguous memory. Within `Surrogate.run`, and afterwards as that has them."""
-    from diffusers.models.attention_processor import AttnProcessor
+    """The modules as the published program has them: explicit attention and, in the autoencoder, explicit swish,
+    weights of the UNet that want gradients, checkpointed blocks, contiguous memory. Within `Surrogate.run`, and
+    afterwards as that has them."""
+    from diffusers.models.attention_processor import Attention, AttnProcessor
 
-    unet = _unet(surrogate)
-    modules: list[Any] = [surrogate.vae, unet]
+    vae, unet = surrogate.vae, _unet(surrogate)
+    modules: list[Any] = [vae, unet]
     before = [module.attn_processors for module in modules]
+    attentions = [layer for module in modules for layer in module.modules() if isinstance(layer, Attention)]
+    activations = [layer for layer in vae.modules() if isinstance(layer, nn.SiLU)]
     try:
         for module in modules:
             module.set_attn_processor(AttnProcessor())
             module.to(memory_format=torch.contiguous_format)
+        for layer in attentions:
+            vars(layer)["get_attention_scores"] = partial(_scores, layer.scale)
+        for layer in activations:
+            vars(layer)["forward"] = _swish
         unet.requires_grad_(True)
         with recomputed([unet]):
             yield
@@ -93,9 +102,22 @@ def as_published(surrogate: DiffusersSurrogate) -> Iterator[None]:
         unet.requires_grad_(False)
         for parameter in unet.parameters():
             parameter.grad = None
+        for layer in attentions:
+            vars(layer).pop("get_attention_scores", None)
+        for layer in activations:
+            vars(layer).pop("forward", None)
         for module, processors in zip(modules, before, strict=True):
             module.set_attn_processor(processors)
             module.to(memory_format=torch.channels_last)
+
+
+def _scores(scale: float, query: Tensor, key: Tensor, mask: None = None) -> Tensor:
+    """softmax(Q K^T / sqrt(width)), (heads, queries, keys); no part of Stable Diffusion v1 masks."""
+    return (query @ key.transpose(-1, -2) * scale).softmax(-1)
+
+
+def _swish(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x)
 
 
 def _unet(surrogate: DiffusersSurrogate) -> Any:
