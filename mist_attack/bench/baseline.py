@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..hosts.diffusers import DiffusersSurrogate, recomputed
+from ..hosts.lending import instance_attributes
 from ..objectives import MIST_LATENTS
 
 RATE = 10_000.0  # 10^(fusion weight 1 + 3)
@@ -81,34 +82,42 @@ def as_published(surrogate: DiffusersSurrogate) -> Iterator[None]:
     weights of the UNet that want gradients, checkpointed blocks, contiguous memory. Within `Surrogate.run`, and
     afterwards as that has them."""
     from diffusers.models.attention_processor import Attention, AttnProcessor
+    from diffusers.models.resnet import ResnetBlock2D
 
     vae, unet = surrogate.vae, _unet(surrogate)
     modules: list[Any] = [vae, unet]
-    before = [module.attn_processors for module in modules]
-    attentions = [layer for module in modules for layer in module.modules() if isinstance(layer, Attention)]
-    activations = [layer for layer in vae.modules() if isinstance(layer, nn.SiLU)]
-    try:
-        for module in modules:
-            module.set_attn_processor(AttnProcessor())
-            module.to(memory_format=torch.contiguous_format)
-        for layer in attentions:
-            vars(layer)["get_attention_scores"] = partial(_scores, layer.scale)
-        for layer in activations:
-            vars(layer)["forward"] = _swish
-        unet.requires_grad_(True)
-        with recomputed([unet]):
-            yield
-    finally:
-        unet.requires_grad_(False)
-        for parameter in unet.parameters():
-            parameter.grad = None
-        for layer in attentions:
-            vars(layer).pop("get_attention_scores", None)
-        for layer in activations:
-            vars(layer).pop("forward", None)
-        for module, processors in zip(modules, before, strict=True):
-            module.set_attn_processor(processors)
-            module.to(memory_format=torch.channels_last)
+    processors = [module.attn_processors for module in modules]
+    changed: dict[nn.Module, dict[str, Any]] = {}
+    for module, activation in ((vae, _swish), (unet, nn.functional.silu)):
+        for layer in module.modules():
+            if isinstance(layer, Attention):
+                changed[layer] = {"get_attention_scores": partial(_scores, layer.scale)}
+            elif isinstance(layer, ResnetBlock2D):
+                changed[layer] = {"forward": partial(_residual, layer, activation)}
+    changed[vae.encoder.conv_act] = {"forward": _swish}
+    with instance_attributes(changed):
+        try:
+            for module in modules:
+                module.set_attn_processor(AttnProcessor())
+                module.to(memory_format=torch.contiguous_format)
+            unet.requires_grad_(True)
+            with recomputed([unet]):
+                yield
+        finally:
+            unet.requires_grad_(False)
+            for parameter in unet.parameters():
+                parameter.grad = None
+            for module, before in zip(modules, processors, strict=True):
+                module.set_attn_processor(before)
+                module.to(memory_format=torch.channels_last)
+
+
+def _residual(block: Any, activation: Callable[[Tensor], Tensor], x: Tensor, temb: Tensor | None = None) -> Tensor:
+    h = block.conv1(activation(block.norm1(x)))
+    if temb is not None:
+        h = h + block.time_emb_proj(activation(temb))[:, :, None, None]
+    h = block.conv2(activation(block.norm2(h)))
+    return (x if block.conv_shortcut is None else block.conv_shortcut(x)) + h
 
 
 def _scores(scale: float, query: Tensor, key: Tensor, mask: None = None) -> Tensor:

@@ -25,9 +25,10 @@ from ..aliases import Aliases
 from ..errors import CheckpointError
 from ..surrogate import Objective, Result, Surrogate
 from .comfyui_checks import check_model, check_vae
-from .comfyui_layers import refetching
-from .comfyui_lent import attributes, autoencoder_changes, layers_of, marked_as_training, quantised_changes, recomputed
-from .lending import memory
+from .comfyui_layers import fetched, refetching
+from .comfyui_lent import autoencoder_changes, layers_of, marked_as_training, quantised_changes, recomputed
+from .lean import lean
+from .lending import instance_attributes, memory
 
 KEY = "mist"
 
@@ -141,9 +142,10 @@ class ComfySurrogate:
             lent.enter_context(torch.inference_mode(False))
             lent.enter_context(torch.enable_grad())
             lent.enter_context(marked_as_training())
-            lent.enter_context(attributes({layer: {"training": False} for layer in layers_of(self.modules)}))
-            lent.enter_context(attributes(autoencoder_changes(autoencoder)))
-            lent.enter_context(attributes(quantised_changes(self.modules)))
+            lent.enter_context(instance_attributes({layer: {"training": False} for layer in layers_of(self.modules)}))
+            lent.enter_context(instance_attributes(autoencoder_changes(autoencoder)))
+            lent.enter_context(instance_attributes(quantised_changes(self.modules)))
+            lent.enter_context(lean([autoencoder], fetched))
             lent.enter_context(refetching([autoencoder], self.vae.device, torch.float32))
             if denoiser is not None:
                 lent.enter_context(refetching([self.model.model.diffusion_model], self.device, denoiser.dtype))

@@ -22,7 +22,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import grad as conv_gradient
 
 from ..aliases import Aliases, alias
-from .comfyui_lent import PLAIN, restore
+from .comfyui_lent import PLAIN
+from .lending import restore
 
 _CAN_OFFLOAD = "offloadable" in signature(comfy.ops.cast_bias_weight).parameters
 _CONV_INPUT = {
@@ -96,7 +97,7 @@ class _Refetched(torch.autograd.Function):
         with Aliases():  # also in autograd's own threads, and for buffers that the host made in inference mode
             if ctx.input_gradient is None:
                 return _recomputed(ctx.call, ctx.saved_tensors[0], gradient), None, None, None
-            with _weight(ctx.layer, gradient) as weight:
+            with fetched(ctx.layer, gradient) as (weight, _):
                 return ctx.input_gradient(ctx.shape, weight, gradient), None, None, None
 
 
@@ -107,16 +108,16 @@ def _recomputed(call: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor) -
 
 
 @contextmanager
-def _weight(layer: Any, like: Tensor) -> Iterator[Tensor]:
-    """The layer's weight as its forward used it, on the device and in the dtype of `like`, while open."""
+def fetched(layer: Any, like: Tensor) -> Iterator[tuple[Tensor, Any]]:
+    """A layer's weight and bias as its forward uses them, on the device and in the dtype of `like`, while open."""
     options: dict[str, Any] = {"offloadable": True} if _CAN_OFFLOAD else {}
-    fetched = comfy.ops.cast_bias_weight(layer, like, **options)
+    answer = comfy.ops.cast_bias_weight(layer, like, **options)
     try:
-        weight = fetched[0]
-        yield alias(weight if type(weight) in PLAIN else weight.dequantize())
+        weight, bias = answer[:2]
+        yield alias(weight if type(weight) in PLAIN else weight.dequantize()), alias(bias)
     finally:
         if _CAN_OFFLOAD:
-            comfy.ops.uncast_bias_weight(layer, *fetched)
+            comfy.ops.uncast_bias_weight(layer, *answer)
 
 
 def _input_gradient(layer: Any) -> InputGradient | None:

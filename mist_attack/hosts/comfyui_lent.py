@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint as recompute
 
 from ..aliases import Aliases, alias
+from .lending import restore
 
 PLAIN = (Tensor, nn.Parameter, type(None))
 RECOMPUTED = {"ResBlock", "BasicTransformerBlock", "ResnetBlock", "AttnBlock"}  # nearly all activations, never nested
@@ -45,27 +46,6 @@ def quantised_changes(modules: Iterable[nn.Module]) -> dict[nn.Module, dict[str,
 
 def _unchanged(weight: Tensor) -> Tensor:
     return weight
-
-
-def restore(layer: nn.Module, name: str, before: Any) -> None:
-    """Set an instance attribute back, or take it away where there was none."""
-    if before is None:
-        vars(layer).pop(name, None)
-    else:
-        vars(layer)[name] = before
-
-
-@contextmanager
-def attributes(changes: dict[nn.Module, dict[str, Any]]) -> Iterator[None]:
-    """Instance attributes, changed while open."""
-    before = [(layer, name, vars(layer).get(name)) for layer, named in changes.items() for name in named]
-    try:
-        for layer, named in changes.items():
-            vars(layer).update(named)
-        yield
-    finally:
-        for layer, name, value in before:
-            restore(layer, name, value)
 
 
 @contextmanager

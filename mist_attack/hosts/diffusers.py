@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recompute
 
 from ..errors import CheckpointError, MistError, SettingsError
 from ..surrogate import Objective, Result, Surrogate
-from . import prompts
+from . import lending, prompts
 from .checkpoints import ACCEPTED, check_sd_v1, read_tensors
+from .lean import lean
+from .lending import frozen, named
 
 SD_V1 = Path(__file__).parent / "sd_v1"
 RECOMPUTED = {"ResnetBlock2D", "BasicTransformerBlock"}  # they hold nearly all activations, and never each other
@@ -105,46 +105,20 @@ class DiffusersSurrogate:
         low_vram: bool = False,
     ) -> Result:
         modules = [module for module in (self.vae, self.unet) if module is not None]
-        with torch.inference_mode(False), torch.enable_grad(), _frozen(modules):
+        with torch.inference_mode(False), torch.enable_grad(), frozen(modules), lean(modules):
             for module in modules:
                 module.to(self.device, memory_format=torch.channels_last)
             with recomputed(modules if low_vram else ()):
                 return job(self)
 
 
-@contextmanager
-def _frozen(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Evaluation mode, and no gradients for parameters; both as before afterwards."""
-    modules = list(modules)
-    parameters = [(parameter, parameter.requires_grad) for m in modules for parameter in m.parameters()]
-    layers = [(layer, layer.training) for m in modules for layer in m.modules()]
-    try:
-        for module in modules:
-            module.eval().requires_grad_(False)
-        yield
-    finally:
-        for parameter, wanted in parameters:
-            parameter.requires_grad_(wanted)
-        for layer, training in layers:
-            layer.training = training
-
-
-@contextmanager
-def recomputed(modules: Iterable[nn.Module]) -> Iterator[None]:
+def recomputed(modules: Iterable[nn.Module]) -> AbstractContextManager[None]:
     """Blocks drop their activations and compute them again in the backward.
 
     Not through diffusers' enable_gradient_checkpointing: before 0.32 that acts in training mode only, and it
     computes the autoencoder's middle block three times.
     """
-    layers = [layer for module in modules for layer in module.modules() if type(layer).__name__ in RECOMPUTED]
-    layers = [layer for layer in layers if "forward" not in vars(layer)]  # a run inside a run
-    try:
-        for layer in layers:
-            layer.forward = partial(recompute, layer.forward, use_reentrant=False, preserve_rng_state=False)
-        yield
-    finally:
-        for layer in layers:
-            vars(layer).pop("forward", None)
+    return lending.recomputed([layer for module in modules for layer in named(module, RECOMPUTED)])
 
 
 def pick_device(requested: str | None = None) -> torch.device:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..aliases import OutOfPlace
 from ..errors import CheckpointError
 from ..surrogate import Conditioning, Objective, Result, Surrogate, out_of_memory
+from .lean import lean
 from .lending import attributes, memory, named, recomputed, scale_gradient
 
 RECOMPUTED = {"ResBlock", "BasicTransformerBlock", "ResnetBlock"}  # nearly all activations, and never each other
@@ -158,6 +159,7 @@ class ForgeSurrogate:
             ),
             attributes(layers, training=False),
             attributes(autoencoder.modules(), parameters_manual_cast=True),  # to the float32 of the pictures
+            lean([autoencoder]),
             recomputed(recomputed_layers, OutOfPlace),
             OutOfPlace(),
         ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -65,6 +65,27 @@ def attributes(owners: Iterable[Any], **values: Any) -> Iterator[None]:
 
 
 @contextmanager
+def instance_attributes(changes: Mapping[Any, Mapping[str, Any]]) -> Iterator[None]:
+    """Instance attributes, changed while open."""
+    before = [(owner, name, vars(owner).get(name)) for owner, values in changes.items() for name in values]
+    try:
+        for owner, values in changes.items():
+            vars(owner).update(values)
+        yield
+    finally:
+        for owner, name, value in before:
+            restore(owner, name, value)
+
+
+def restore(owner: Any, name: str, before: Any) -> None:
+    """Set an instance attribute back, or take it away where there was none."""
+    if before is None:
+        vars(owner).pop(name, None)
+    else:
+        vars(owner)[name] = before
+
+
+@contextmanager
 def recomputed(
     layers: Iterable[nn.Module], context: Context = nullcontext, before: Callable[[nn.Module], None] | None = None
 ) -> Iterator[None]:
@@ -72,15 +93,19 @@ def recomputed(
 
     `before(layer)` runs first, both times: hooks that run when a layer is called do not run in the backward.
     """
-    layers = [layer for layer in layers if "forward" not in vars(layer)]  # a run inside a run
+    changed: list[tuple[nn.Module, Any]] = []
     try:
         for layer in layers:
+            own = vars(layer).get("forward")
+            if getattr(own, "func", None) is recompute:  # a run inside a run
+                continue
+            changed.append((layer, own))
             forward = layer.forward if before is None else partial(_after, before, layer, layer.forward)
             layer.forward = partial(recompute, forward, within=context)
         yield
     finally:
-        for layer in layers:
-            vars(layer).pop("forward", None)
+        for layer, own in changed:
+            restore(layer, "forward", own)
 
 
 def recompute(function: Callable[..., Any], *inputs: Any, within: Context = nullcontext, **options: Any) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..surrogate import Conditioning, Objective, Result, Surrogate
+from .lean import lean
 from .lending import attributes, cast, frozen, named, recompute, recomputed, scale_gradient
 
 DIFFERENTIABLE_ATTENTION = {"sdp", "sdp-no-mem", "sub-quadratic", "V1", "InvokeAI", "Doggettx"}
@@ -155,6 +156,7 @@ class WebuiSurrogate:
             frozen([self.vae, self.unet]),
             _casts_that_last(),
             cast(self.vae, torch.float32),
+            lean([self.vae]),
             recomputed(unet_layers, devices.autocast, _to_device),
             recomputed(vae_layers),
         ):

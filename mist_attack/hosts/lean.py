@@ -1,0 +1,140 @@
+"""Residual blocks that keep a third of what autograd would, and run faster where memory is slow. Knows no host.
+
+A block's half is conv(silu(norm(x))). Plain autograd keeps the norm's input, its output for the SiLU and the SiLU's
+output for the convolution, which needs it for the gradient of its weight alone: and weights are frozen here. `half`
+keeps the norm's input and statistics and scales them again in the backward: element by element, exactly the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+BLOCKS = {"ResnetBlock", "ResnetBlock2D"}  # CompVis's and diffusers'
+PARTS = "norm1", "conv1", "norm2", "conv2"
+Weights = Callable[[Any, Tensor], AbstractContextManager[tuple[Tensor, Any]]]
+"""(layer, like) -> its weight and bias on the device and in the dtype of `like`, while open"""
+
+
+@contextmanager
+def own_weights(layer: Any, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    yield layer.weight, layer.bias
+
+
+@contextmanager
+def lean(modules: Iterable[nn.Module], weights: Weights = own_weights) -> Iterator[None]:
+    """While open, residual blocks of ordinary layers run by halves; as before afterwards.
+
+    weights: where a layer's own do not last until the backward, how to have them again."""
+    blocks = [layer for module in modules for layer in module.modules() if type(layer).__name__ in BLOCKS]
+    blocks = [block for block in blocks if "forward" not in vars(block) and _is_ordinary(block)]
+    try:
+        for block in blocks:
+            block.forward = partial(_forward, block, weights, block.forward)
+        yield
+    finally:
+        for block in blocks:
+            vars(block).pop("forward", None)
+
+
+def _is_ordinary(block: Any) -> bool:
+    parts: list[Any] = [getattr(block, name, None) for name in PARTS]
+    kinds = zip(parts, (nn.GroupNorm, nn.Conv2d) * 2, strict=True)
+    if not all(isinstance(part, kind) and part.bias is not None and not _has_hooks(part) for part, kind in kinds):
+        return False
+    if getattr(block, "upsample", None) or getattr(block, "downsample", None):
+        return False
+    if getattr(block, "time_embedding_norm", "default") != "default":
+        return False
+    if not isinstance(getattr(block, "nonlinearity", nn.SiLU()), nn.SiLU):
+        return False
+    return all(conv.padding_mode == "zeros" and not isinstance(conv.padding, str) for conv in parts[1::2])
+
+
+def _has_hooks(layer: nn.Module) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or "forward" in vars(layer))
+
+
+def _forward(
+    block: Any, weights: Weights, plainly: Callable[..., Tensor], x: Tensor, temb: Tensor | None = None, **options: Any
+) -> Tensor:
+    """The block's forward in halves; `plainly`, its own, where no gradient is wanted or more is asked."""
+    projection = getattr(block, "time_emb_proj", None) or getattr(block, "temb_proj", None)
+    if (
+        not (torch.is_grad_enabled() and x.requires_grad)
+        or any(value is not None for value in options.values())
+        or (temb is not None and projection is None)
+        or (weights is own_weights and x.dtype != block.conv1.weight.dtype)  # autocast
+    ):
+        return plainly(x, temb, **options)
+    h = half(x, block.norm1, block.conv1, weights)
+    if temb is not None:
+        activated = temb if getattr(block, "skip_time_act", False) else torch.nn.functional.silu(temb)
+        h += projection(activated)[:, :, None, None]  # pyright: ignore[reportOptionalCall]
+    h = half(h, block.norm2, block.conv2, weights)
+    shortcut = getattr(block, "conv_shortcut", None) or getattr(block, "nin_shortcut", None)
+    h += x if shortcut is None else shortcut(x)
+    factor = getattr(block, "output_scale_factor", 1.0)
+    return h if factor == 1.0 else h / factor
+
+
+def half(x: Tensor, norm: nn.GroupNorm, conv: nn.Conv2d, weights: Weights = own_weights) -> Tensor:
+    """conv(silu(norm(x))) with a gradient for x alone. x: (B, C, H, W)."""
+    return _Half.apply(x, norm, conv, weights)  # type: ignore[return-value]
+
+
+class _Half(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, norm: nn.GroupNorm, conv: nn.Conv2d, weights: Weights) -> Tensor:  # type: ignore[override]
+        with weights(norm, x) as (weight, bias):
+            activated, mean, rstd = torch.native_group_norm(x, weight, bias, *_shape(x), norm.num_groups, norm.eps)
+        ctx.save_for_backward(x, mean, rstd)
+        ctx.norm, ctx.conv, ctx.weights = norm, conv, weights
+        return conv(torch.nn.functional.silu(activated, inplace=True))
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor, None, None, None]:
+        x, mean, rstd = ctx.saved_tensors
+        norm, conv = ctx.norm, ctx.conv
+        with ctx.weights(conv, x) as (weight, _):
+            gradient = _input_gradient(x, weight, conv, gradients[0])
+        with ctx.weights(norm, x) as (weight, bias):
+            normalised = _normalised(x, mean, rstd, weight, bias)
+            gradient = torch.ops.aten.silu_backward(gradient, normalised)
+            del normalised
+            inner = torch.ops.aten.native_group_norm_backward(
+                gradient, x, mean, rstd, weight, *_shape(x), norm.num_groups, [True, False, False]
+            )[0]
+        return inner, None, None, None
+
+
+def _shape(x: Tensor) -> tuple[int, int, int]:
+    """Pictures, channels, pixels."""
+    return x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
+
+
+def _input_gradient(like: Tensor, weight: Tensor, conv: nn.Conv2d, gradient: Tensor) -> Tensor:
+    """The gradient at the convolution's input, of which only the shape counts: it is that of `like`."""
+    options = conv.stride, conv.padding, conv.dilation, False, [0, 0], conv.groups, [True, False, False]
+    return torch.ops.aten.convolution_backward(gradient, like, weight, None, *options)[0]
+
+
+def _normalised(x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The norm's output from its statistics, each (B, groups): one multiplication and addition for each number."""
+    batch, channels, _ = _shape(x)
+    width = channels * batch // mean.numel()
+    exact = torch.promote_types(x.dtype, torch.float32)
+    mean, rstd = (value.to(exact).view(batch, -1).repeat_interleave(width, 1) for value in (mean, rstd))
+    scale = rstd * weight.to(exact)
+    shift = bias.to(exact) - mean * scale
+    scale, shift = (value.to(x.dtype).view(batch, channels, 1, 1) for value in (scale, shift))
+    return torch.addcmul(shift, x, scale)

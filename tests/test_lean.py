@@ -1,0 +1,146 @@
+"""Residual blocks that keep a third: the same numbers, the same slopes, less memory, and nothing left behind."""
+
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from mist_attack.hosts.lean import half, lean
+
+
+def layers(dtype=torch.float64, inputs=8, outputs=12):
+    torch.manual_seed(0)
+    norm, conv = nn.GroupNorm(4, inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter)
+    return norm.to(dtype).requires_grad_(False), conv.to(dtype).requires_grad_(False)
+
+
+def picture(channels=8, dtype=torch.float64, batch=2):
+    return torch.randn(batch, channels, 5, 7, dtype=dtype, generator=torch.Generator().manual_seed(1)).requires_grad_()
+
+
+def plainly(x, norm, conv):
+    return conv(nn.functional.silu(norm(x)))
+
+
+def test_a_halfs_gradient_is_its_slope():
+    norm, conv = layers()
+    assert torch.autograd.gradcheck(lambda x: half(x, norm, conv), picture())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_half_is_what_it_stands_for(dtype, memory_format, stride):
+    norm, conv = layers(dtype)
+    conv.stride = (stride, stride)
+    x = picture(dtype=dtype).detach().contiguous(memory_format=memory_format).requires_grad_()
+    one, other = plainly(x, norm, conv), half(x, norm, conv)
+    if stride == 2:  # the input's gradient has the input's shape, whatever the output's
+        assert one.shape[2:] == (3, 4)
+    towards = torch.randn_like(one)
+    torch.testing.assert_close(one, other)
+    plain, lean_one = (torch.autograd.grad(y, x, towards)[0].double() for y in (one, other))
+    error = float((plain - lean_one).norm() / plain.norm())
+    assert error < (0.01 if dtype == torch.bfloat16 else 1e-6)
+
+
+def test_a_half_keeps_its_input_alone():
+    """Of numbers as many as the picture's; plain autograd keeps three times as many."""
+    norm, conv = layers()
+
+    def kept(function, x):
+        seen = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t.numel()) or t, lambda t: t):
+            function(x, norm, conv)
+        return sum(number for number in seen if number >= x.numel())
+
+    x = picture()
+    assert kept(half, x) == x.numel()
+    assert kept(plainly, x) >= 3 * x.numel()
+
+
+class ResnetBlock(nn.Module):
+    """Of CompVis's shape."""
+
+    def __init__(self, inputs=8, outputs=8, time=0):
+        super().__init__()
+        self.norm1, self.conv1 = layers(inputs=inputs, outputs=outputs)
+        self.norm2, self.conv2 = layers(inputs=outputs, outputs=outputs)
+        self.nin_shortcut = nn.Conv2d(inputs, outputs, 1).double() if inputs != outputs else None
+        self.temb_proj = nn.Linear(time, outputs).double() if time else None
+        self.calls = 0
+
+    def forward(self, x, temb=None, carry=None):
+        self.calls += 1
+        h = plainly(x, self.norm1, self.conv1)
+        if temb is not None:
+            h = h + self.temb_proj(nn.functional.silu(temb))[:, :, None, None]
+        h = plainly(h, self.norm2, self.conv2)
+        return (x if self.nin_shortcut is None else self.nin_shortcut(x)) + h
+
+
+@pytest.mark.parametrize("outputs", [8, 12])
+@pytest.mark.parametrize("time", [0, 6])
+def test_a_block_is_the_same_in_halves_and_its_own_afterwards(outputs, time):
+    block, x = ResnetBlock(outputs=outputs, time=time).requires_grad_(False), picture()
+    temb = torch.randn(2, time, dtype=torch.float64) if time else None
+    with lean([block]):
+        inside = block(x, temb)
+        assert block.calls == 0
+        (slope,) = torch.autograd.grad(inside.square().sum(), x)
+    outside = block(x, temb)
+    assert block.calls == 1 and "forward" not in vars(block)
+    torch.testing.assert_close(inside, outside)
+    torch.testing.assert_close(slope, torch.autograd.grad(outside.square().sum(), x)[0])
+
+
+def strange(change):
+    block = ResnetBlock().requires_grad_(False)
+    change(block)
+    return block
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda block: block.conv1.register_forward_hook(lambda *_: None),
+        lambda block: setattr(block.conv2, "padding_mode", "reflect"),
+        lambda block: setattr(block, "norm1", nn.Identity()),
+        lambda block: setattr(block, "nonlinearity", nn.GELU()),
+        lambda block: setattr(block, "upsample", nn.Upsample(scale_factor=2)),
+        lambda block: setattr(block, "time_embedding_norm", "scale_shift"),
+        lambda block: setattr(block.conv1, "forward", block.conv1.forward),
+    ],
+)
+def test_a_block_with_anything_unusual_runs_as_it_is(change):
+    block = strange(change)
+    with lean([block]):
+        assert "forward" not in vars(block)
+
+
+@pytest.mark.parametrize("call", [lambda b, x: b(x.detach()), lambda b, x: b(x, None, carry=1)])
+def test_without_a_gradient_or_with_more_to_do_a_block_runs_as_it_is(call):
+    block = ResnetBlock().requires_grad_(False)
+    with lean([block]):
+        call(block, picture())
+    assert block.calls == 1
+
+
+def test_a_block_is_its_own_again_after_an_error():
+    block = ResnetBlock().requires_grad_(False)
+    with pytest.raises(KeyboardInterrupt), lean([block]):
+        raise KeyboardInterrupt
+    assert "forward" not in vars(block)
+
+
+def test_what_a_half_made_is_free_after_the_backward():
+    norm, conv = layers()
+    x = picture()
+    y = half(x, norm, conv)
+    node = weakref.ref(y.grad_fn)
+    y.sum().backward()
+    del y
+    assert node() is None
