@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..hosts import heap
 from ..hosts.diffusers import DiffusersSurrogate, recomputed
 from ..hosts.lending import instance_attributes
 from ..objectives import MIST_LATENTS
@@ -95,7 +96,7 @@ def as_published(surrogate: DiffusersSurrogate) -> Iterator[None]:
             elif isinstance(layer, ResnetBlock2D):
                 changed[layer] = {"forward": partial(_residual, layer, activation)}
     changed[vae.encoder.conv_act] = {"forward": _swish}
-    with instance_attributes(changed):
+    with instance_attributes(changed), heap.given_back(surrogate.device):
         try:
             for module in modules:
                 module.set_attn_processor(AttnProcessor())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 
+from ..hosts import heap
 from ..hosts.diffusers import DiffusersSurrogate, recomputed
 from ..loss import PictureLoss
 from ..objectives import REUSED
@@ -121,10 +122,17 @@ def seconds(found: dict[str, Variant], rounds: int, clock: Clock) -> dict[str, l
     return taken
 
 
+@contextmanager
+def _low_vram(modules: list[Any], device: torch.device) -> Iterator[None]:
+    """As `DiffusersSurrogate.run` has it."""
+    with recomputed(modules), heap.given_back(device):
+        yield
+
+
 def peaks(found: dict[str, Variant], ready: DiffusersSurrogate) -> dict[str, int | None]:
     """Bytes, weights included, of exact, sds, lowvram (sds in the low-VRAM way) and mist."""
     modules = [module for module in (ready.vae, ready.unet) if module is not None]
-    lowvram = found["sds"]._replace(around=lambda: recomputed(modules))
+    lowvram = found["sds"]._replace(around=lambda: _low_vram(modules, ready.device))
     measured = {"exact": found["exact"], "sds": found["sds"], "lowvram": lowvram, "mist": found["mist"]}
     result = {}
     for name, variant in measured.items():

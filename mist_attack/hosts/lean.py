@@ -109,7 +109,7 @@ class _Half(torch.autograd.Function):
             gradient = _input_gradient(x, weight, conv, gradients[0])
         with ctx.weights(norm, x) as (weight, bias):
             normalised = _normalised(x, mean, rstd, weight, bias)
-            gradient = torch.ops.aten.silu_backward(gradient, normalised)
+            torch.ops.aten.silu_backward.grad_input(gradient, normalised, grad_input=gradient)
             del normalised
             inner = torch.ops.aten.native_group_norm_backward(
                 gradient, x, mean, rstd, weight, *_shape(x), norm.num_groups, [True, False, False]
