@@ -1,4 +1,6 @@
 # make demo   protect real pictures on the built-in demo model (IMAGES="a.png b.jpg" takes your own)
+# make demo-models-report
+#             measure the built-in demo models on pictures they have not seen; PICTURES=folder takes yours
 # make test   every test that needs no host and no accelerator
 # make lint   style and types
 # make host-tests COMFYUI_DIR=... WEBUI_DIR=... FORGE_DIR=...
@@ -12,7 +14,7 @@ IMAGES ?= demo/original
 # Threads that wait briefly instead of spinning: a machine shared with others is several times faster.
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: demo test test-slow host-tests bench lint clean
+.PHONY: demo demo-models-report test test-slow host-tests bench lint clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +26,9 @@ demo: $(READY)
 	$(BIN)/mist protect $(IMAGES) --out demo --checkpoint demo --report demo/report.json
 	$(BIN)/python -m mist_attack.demo.contact_sheet demo/report.json
 	@echo "Look at demo/contact_sheet.png; the figures are in demo/report.json."
+
+demo-models-report: $(READY)
+	$(BIN)/python -m mist_attack.demo.judge --out demo/models $(if $(PICTURES),--unseen $(PICTURES))
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -48,12 +48,10 @@ def machine(device: torch.device, dtype: torch.dtype) -> Figures:
 
 
 def costs(side: int) -> Part:
-    """Seconds and memory of a fused step on SD v1's full architecture."""
+    """Seconds of a fused step on SD v1's full architecture."""
 
     def part(device: torch.device, dtype: torch.dtype, rounds: int, say: Say) -> Figures:
-        available = available_bytes(device)
-        if available is not None and available < NEEDED_BYTES[side]:
-            say(f"{side} px left out: Mist's own step needs {NEEDED_BYTES[side] / 2**30:.0f} GiB of memory")
+        if _lacks_memory(device, side, say):
             return {}
         model, text = random_sd_v1(device, dtype)
         say(f"{model.name}, {side} px: each way in turns, {rounds} rounds")
@@ -73,22 +71,44 @@ def _costs(model: diffusers.DiffusersSurrogate, side: int, text: TextEncoder, ro
         figures |= _with_interval(f"step_ratio_{name}_{side}", taken["mist"], taken[name])
     for name in ("exact", "sds"):
         figures |= _with_interval(f"{name}_over_modules_{side}", taken[name], taken[f"bare_{name}"])
-    figures |= _with_interval(f"baseline_over_modules_{side}", taken["mist"], taken["bare_exact"])
+    return figures | _with_interval(f"baseline_over_modules_{side}", taken["mist"], taken["bare_exact"])
+
+
+def peaks(side: int) -> Part:
+    """Memory of a fused step on SD v1's full architecture."""
+
+    def part(device: torch.device, dtype: torch.dtype, rounds: int, say: Say) -> Figures:
+        if _lacks_memory(device, side, say):
+            return {}
+        model, text = random_sd_v1(device, dtype)
+        say(f"{model.name}, {side} px: the most memory of each way")
+        return _peaks(model, side, text, say)
+
+    return part
+
+
+def _peaks(model: diffusers.DiffusersSurrogate, side: int, text: TextEncoder, say: Say) -> Figures:
+    model.conditioning("a painting")
     text.drop()
-    return figures | _memory(cost.peaks(found, model), side, say)
+    found = cost.peaks(model, side, text.states)
+    held = {name: value / 2**30 for name, value in found.items() if value is not None}
+    for name, value in held.items():
+        say(f"  {name}: {value:.2f} GiB at most, weights included")
+    shares = {f"peak_ratio_{name}_{side}": value / held["mist"] for name, value in held.items() if name != "mist"}
+    return shares | {f"peak_gib_{name}_{side}": value for name, value in held.items()}
+
+
+def _lacks_memory(device: torch.device, side: int, say: Say) -> bool:
+    available = available_bytes(device)
+    lacks = available is not None and available < NEEDED_BYTES[side]
+    if lacks:
+        say(f"{side} px left out: Mist's own step needs {NEEDED_BYTES[side] / 2**30:.0f} GiB of memory")
+    return lacks
 
 
 def _with_interval(name: str, ours: Sequence[float], theirs: Sequence[float]) -> Figures:
     found = ratio(ours, theirs)
     return {name: found.median, f"{name}_interval": [found.low, found.high]}
-
-
-def _memory(peaks: Mapping[str, int | None], side: int, say: Say) -> Figures:
-    held = {name: value / 2**30 for name, value in peaks.items() if value is not None}
-    for name, value in held.items():
-        say(f"  {name}: {value:.2f} GiB at most, weights included")
-    shares = {f"peak_ratio_{name}_{side}": value / held["mist"] for name, value in held.items() if name != "mist"}
-    return shares | {f"peak_gib_{name}_{side}": value for name, value in held.items()}
 
 
 def steps(device: torch.device, dtype: torch.dtype, rounds: int, say: Say) -> Figures:
@@ -104,7 +124,8 @@ def steps(device: torch.device, dtype: torch.dtype, rounds: int, say: Say) -> Fi
     return figures
 
 
-PARTS: dict[str, Part] = {"steps": steps, "tiles": tiles.figures} | {f"costs{side}": costs(side) for side in SIDES}
+PARTS: dict[str, Part] = {"steps": steps, "tiles": tiles.figures}
+PARTS |= {f"{name}{side}": part(side) for side in SIDES for name, part in (("costs", costs), ("peaks", peaks))}
 
 
 def together(figures: Figures) -> Figures:

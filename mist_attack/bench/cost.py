@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 
-from ..hosts import heap
-from ..hosts.diffusers import DiffusersSurrogate, recomputed
+from ..hosts.diffusers import DiffusersSurrogate
 from ..loss import PictureLoss
 from ..objectives import REUSED
 from ..pgd import Budget, pgd
@@ -122,20 +121,16 @@ def seconds(found: dict[str, Variant], rounds: int, clock: Clock) -> dict[str, l
     return taken
 
 
-@contextmanager
-def _low_vram(modules: list[Any], device: torch.device) -> Iterator[None]:
-    """As `DiffusersSurrogate.run` has it."""
-    with recomputed(modules), heap.given_back(device):
-        yield
+def peaks(model: DiffusersSurrogate, side: int, prompt: Prompt) -> dict[str, int | None]:
+    """Bytes, weights included, of lowvram (sds in the low-VRAM way), sds, exact and mist: each in a run of its own."""
 
+    def measure(name: str) -> Callable[[Surrogate], int | None]:
+        def job(ready: Surrogate) -> int | None:
+            variant = variants(model, side, prompt)[name]
+            with variant.around():
+                return peak_bytes(ready.device, variant.step)
 
-def peaks(found: dict[str, Variant], ready: DiffusersSurrogate) -> dict[str, int | None]:
-    """Bytes, weights included, of exact, sds, lowvram (sds in the low-VRAM way) and mist."""
-    modules = [module for module in (ready.vae, ready.unet) if module is not None]
-    lowvram = found["sds"]._replace(around=lambda: _low_vram(modules, ready.device))
-    measured = {"exact": found["exact"], "sds": found["sds"], "lowvram": lowvram, "mist": found["mist"]}
-    result = {}
-    for name, variant in measured.items():
-        with variant.around():
-            result[name] = peak_bytes(ready.device, variant.step)
-    return result
+        return job
+
+    result = {"lowvram": model.run(measure("sds"), 1, side, side, low_vram=True)}
+    return result | {name: model.run(measure(name), 1, side, side) for name in ("sds", "exact", "mist")}

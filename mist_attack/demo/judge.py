@@ -1,14 +1,14 @@
-"""Judge a demo model on pictures it has not seen:
+"""Judge the demo models on pictures they have not seen: `python -m mist_attack.demo.judge --out demo/models`.
 
-    python -m mist_attack.demo.judge --unseen FOLDER --train FOLDER [--checkpoint demo]
-
-Both folders have one sub-folder per kind, as for training; the training pictures only fit the linear code that the
-autoencoder is compared with: principal components of 8 x 8 patches, 4 numbers each. Prints the model card's figures.
+Prints the figures of the model card (README.md beside this file) and leaves sheets of samples to look at. By default
+the pictures are those of generated.py, which anyone has; --unseen FOLDER takes others, one sub-folder per kind.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,19 +16,23 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
-from ..evaluation import reconstruct
+from ..evaluation import img2img, reconstruct
 from ..hosts import diffusers
 from ..hosts.checkpoints import find_checkpoint
+from ..images import to_u8
 from ..protect import protect
 from ..settings import Settings
-from ..surrogate import Surrogate
 from ..targets import pattern
+from . import generated, style
 
-SIDE = 256
+SIDE, EPSILON = 256, 16 / 255
 BANDS = 10
-PATCHES_PER_KIND = 40_000
+LINEAR = "linear.safetensors"
+PROMPTS = "", "a painting", "a photo", "a drawing", "line art"
+Pictures = Mapping[str, Sequence[Tensor]]
 
 
 def load(folder: Path) -> dict[str, list[Tensor]]:
@@ -48,108 +52,190 @@ def _square(path: Path) -> Tensor:
 
 
 class LinearCode:
-    """The best linear code of an f = 8, 4-channel autoencoder's size."""
+    """The best linear code of an f = 8, 4-channel autoencoder's size: four principal components of 8 x 8 patches."""
 
-    def __init__(self, pictures: dict[str, list[Tensor]]) -> None:
-        patches = []
-        for kind in pictures.values():
-            found = torch.cat([_patches(picture) for picture in kind])
-            patches.append(
-                found[torch.randperm(len(found), generator=torch.Generator().manual_seed(0))[:PATCHES_PER_KIND]]
-            )
-        self.mean = torch.cat(patches).mean(0)
-        self.basis = torch.linalg.eigh((torch.cat(patches) - self.mean).T.cov()).eigenvectors[:, -4:]
+    def __init__(self, mean: Tensor, components: Tensor) -> None:
+        """(192,) and (192, 4), orthonormal; of patches in [0, 1]."""
+        self.mean, self.components = mean, components
+
+    @classmethod
+    def fitted(cls, patches: Tensor) -> LinearCode:
+        """On (N, 192)."""
+        mean = patches.mean(0)
+        return cls(mean, torch.linalg.eigh((patches - mean).T.cov()).eigenvectors[:, -4:])
 
     def error(self, picture: Tensor) -> float:
         """Mean squared error of the coded and clipped picture."""
-        patches = _patches(picture)
-        coded = (patches - self.mean) @ self.basis @ self.basis.T + self.mean
+        patches = torch.nn.functional.unfold(picture, 8, stride=8)[0].T
+        coded = (patches - self.mean) @ self.components @ self.components.T + self.mean
         return float((coded.clamp(0, 1) - patches).square().mean())
 
 
-def _patches(picture: Tensor) -> Tensor:
-    return torch.nn.functional.unfold(picture, 8, stride=8)[0].T
+class LinearDenoiser:
+    """The best predictor of the noise that is linear and the same everywhere (Wiener's filter)."""
+
+    def __init__(self, mean: Tensor, spectrum: Tensor) -> None:
+        """Of scaled latents: (4,), and the channels' covariances at each frequency, (h, w, 4, 4) complex."""
+        self.mean, self.spectrum = mean, spectrum
+
+    @classmethod
+    def fitted(cls, latents: Tensor) -> LinearDenoiser:
+        """On (N, 4, h, w)."""
+        mean = latents.mean((0, 2, 3))
+        waves = torch.fft.fft2(latents - mean.view(1, -1, 1, 1), norm="ortho").permute(2, 3, 1, 0)
+        return cls(mean, waves @ waves.mH / len(latents))
+
+    def __call__(self, noised: Tensor, sigma: Tensor) -> Tensor:
+        """The noise in (B, 4, h, w) latents + sigma * noise. sigma: (B,)."""
+        waves = torch.fft.fft2(noised - self.mean.view(1, -1, 1, 1), norm="ortho").permute(0, 2, 3, 1)
+        s = sigma.view(-1, 1, 1, 1, 1).to(self.spectrum.dtype)
+        spread = self.spectrum + s.square() * torch.eye(4, dtype=self.spectrum.dtype)
+        found = s[..., 0] * torch.linalg.solve(spread, waves[..., None])[..., 0]
+        return torch.fft.ifft2(found.permute(0, 3, 1, 2), norm="ortho").real
 
 
-def reconstruction(model: Surrogate, pictures: dict[str, list[Tensor]], code: LinearCode) -> None:
-    print(f"{'kind':12} {'model dB':>9} {'linear dB':>9}   (medians)")
-    rows: list[tuple[float, float]] = []
-    for kind, members in pictures.items():
-        errors = [(float((reconstruct(model, x) - x).square().mean()), code.error(x)) for x in members]
-        decibels = [(_decibels(a), _decibels(b)) for a, b in errors]
-        _print_medians(kind, decibels)
-        rows += decibels
-    _print_medians("all", rows)
+def save_linear(folder: Path, code: LinearCode, denoiser: LinearDenoiser) -> None:
+    """What a model is compared with, beside it: fitted on its own training pictures."""
+    from safetensors.torch import save_file
+
+    spectrum = torch.view_as_real(denoiser.spectrum).contiguous()
+    tensors = {"mean": code.mean, "components": code.components, "latents_mean": denoiser.mean, "spectrum": spectrum}
+    save_file({name: tensor.float().contiguous() for name, tensor in tensors.items()}, folder / LINEAR)
 
 
-def _print_medians(kind: str, rows: list[tuple[float, float]]) -> None:
-    print(f"{kind:12} {median(a for a, _ in rows):9.2f} {median(b for _, b in rows):9.2f}")
+def load_linear(folder: Path) -> tuple[LinearCode, LinearDenoiser]:
+    saved = load_file(folder / LINEAR)
+    denoiser = LinearDenoiser(saved["latents_mean"], torch.view_as_complex(saved["spectrum"]))
+    return LinearCode(saved["mean"], saved["components"]), denoiser
 
 
-def _decibels(mean_square: float) -> float:
+def decibels(mean_square: float) -> float:
     return -10 * float(np.log10(mean_square))
 
 
 @torch.no_grad()
-def denoising(model: Surrogate, pictures: dict[str, list[Tensor]]) -> None:
-    """Mean squared error of eps_pred per timestep band; the best constant predictor has 1."""
-    latents = torch.cat([model.encode(x) for members in pictures.values() for x in members])
-    prompt, generator = model.conditioning(""), torch.Generator().manual_seed(1)
-    losses = []
-    for band in range(BANDS):
-        width = len(model.sigmas) // BANDS
-        timesteps = torch.randint(width, (len(latents),), generator=generator) + band * width
-        sigma, noise = model.sigmas[timesteps], torch.randn(latents.shape, generator=generator)
-        noised = model.noised(latents, noise, sigma)
-        eps_pred = (noised - model.denoise(noised, sigma, prompt)) / sigma.view(-1, 1, 1, 1)
-        losses.append(float((eps_pred - noise).square().mean()))
-    print("denoising loss per band of the schedule, from little noise to much (a constant has 1):")
-    print("  " + " ".join(f"{loss:.3f}" for loss in losses))
-
-
-def attack(model: Surrogate, pictures: dict[str, list[Tensor]], epsilon: float) -> None:
-    """The attack at 16 levels against random noise of the same budget."""
-    ratios, left, raised, gradients = [], [], [], []
-    for x in [x for members in pictures.values() for x in members]:
-        signs = torch.randint(2, x.shape, generator=torch.Generator().manual_seed(2)) * 2 - 1
-        noisy = (x + epsilon * signs).clamp(0, 1)
-        textural = protect(x, model, Settings(objective="textural", epsilon=epsilon))
-        clean, random, moved = (_encode(model, y) for y in (x, noisy, textural.images))
-        target = _encode(model, pattern(Settings().target, SIDE, SIDE))
-        ratios.append(float((moved - clean).norm() / (random - clean).norm()))
-        left.append(float((moved - target).norm() / (clean - target).norm()))
-        semantic = protect(x, model, Settings(objective="semantic", epsilon=epsilon)).reports[0]
-        raised.append(semantic.after["denoising_loss"] / semantic.before["denoising_loss"])
-        fused = protect(x, model, Settings(epsilon=epsilon, steps=20)).reports[0]
-        gradients.append(fused.gradient_ratio or 0.0)
-    print(f"textural, 100 steps: latents move {median(ratios):.1f} times as far as by random signs of the same budget")
-    print(f"textural, 100 steps: {100 * (1 - median(left)):.0f} % off the distance to the target (medians)")
-    print(f"semantic, 100 steps: denoising loss times {median(raised):.2f} (fresh draws)")
-    print(f"fused: semantic over textural gradient norm {median(gradients):.2f}")
+def reconstruction(ready: Any, pictures: Pictures, code: LinearCode) -> dict[str, tuple[float, float, float]]:
+    """Kind -> medians: the model's dB, the linear code's, and the model's gain picture by picture."""
+    result = {}
+    for kind, members in pictures.items():
+        ours = [decibels(float((reconstruct(ready, x) - x).square().mean())) for x in members]
+        linear = [decibels(code.error(x)) for x in members]
+        result[kind] = median(ours), median(linear), median(np.subtract(ours, linear).tolist())
+    return result
 
 
 @torch.no_grad()
-def _encode(model: Surrogate, image: Tensor) -> Tensor:
-    return model.encode(image)
+def denoising(ready: Any, pictures: Pictures, linear: LinearDenoiser) -> list[tuple[float, float]]:
+    """By band of the schedule, from little noise to much: mean squared error of eps_pred, and the linear one's."""
+    latents = torch.cat([ready.encode(x) for members in pictures.values() for x in members])
+    prompt, generator, width = ready.conditioning(""), torch.Generator().manual_seed(1), len(ready.sigmas) // BANDS
+    result = []
+    for band in range(BANDS):
+        errors = []
+        for _ in range(2):
+            timesteps = torch.randint(width, (len(latents),), generator=generator) + band * width
+            sigma, noise = ready.sigmas[timesteps], torch.randn(latents.shape, generator=generator)
+            noised = ready.noised(latents, noise, sigma)
+            eps_pred = (noised - ready.denoise(noised, sigma, prompt)) / sigma.view(-1, 1, 1, 1)
+            errors.append([float((x - noise).square().mean()) for x in (eps_pred, linear(noised, sigma))])
+        ours, others = np.mean(errors, axis=0)
+        result.append((float(ours), float(others)))
+    return result
+
+
+def attack(model: Any, pictures: Sequence[Tensor]) -> dict[str, float]:
+    """Medians over the pictures at 16 levels, 100 steps: times_noise, off_target (share), loss_times (judged by fresh
+    draws), and of a fused run gradient_ratio (semantic over textural) and seconds_per_step."""
+    rows: list[dict[str, float]] = []
+    for x in pictures:
+        signs = torch.randint(2, x.shape, generator=torch.Generator().manual_seed(2)) * 2 - 1
+        textural = protect(x, model, Settings(objective="textural", epsilon=EPSILON, working_size=SIDE))
+        seen = (x, (x + EPSILON * signs).clamp(0, 1), textural.images, pattern(Settings().target, SIDE, SIDE))
+        clean, random, moved, target = (model.run(lambda ready, y=y: _encoded(ready, y), 1, SIDE, SIDE) for y in seen)
+        semantic = protect(x, model, Settings(objective="semantic", epsilon=EPSILON, working_size=SIDE)).reports[0]
+        begun = time.perf_counter()
+        fused = protect(x, model, Settings(epsilon=EPSILON, steps=20, working_size=SIDE)).reports[0]
+        rows.append(
+            {
+                "times_noise": float((moved - clean).norm() / (random - clean).norm()),
+                "off_target": 1 - float((moved - target).norm() / (clean - target).norm()),
+                "loss_times": semantic.after["denoising_loss"] / semantic.before["denoising_loss"],
+                "gradient_ratio": fused.gradient_ratio or 0.0,
+                "seconds_per_step": (time.perf_counter() - begun) / 20,
+            }
+        )
+    return {name: median(row[name] for row in rows) for name in rows[0]}
+
+
+@torch.no_grad()
+def _encoded(ready: Any, image: Tensor) -> Tensor:
+    return ready.encode(image)
+
+
+def learning(ready: Any, steps: int = 250, count: int = 12) -> tuple[float, float]:
+    """style.distance of samples to twelve pictures of one style, before and after a LoRA has seen them."""
+    wanted = generated.style()
+    before = style.distance(ready, style.samples(ready, "a drawing", count, SIDE), wanted)
+    with style.taught(ready, wanted, "a drawing", steps):
+        after = style.distance(ready, style.samples(ready, "a drawing", count, SIDE), wanted)
+    return before, after
+
+
+def sheets(ready: Any, pictures: Pictures) -> Image.Image:
+    """A row of samples for each prompt, then pictures with their variations at strengths 0.3 and 0.6."""
+    rows = [style.samples(ready, prompt, 6, SIDE) for prompt in PROMPTS]
+    first = [members[0] for members in pictures.values()]
+    made = [[img2img(ready, x, ready.conditioning(""), strength) for strength in (0.3, 0.6)] for x in first]
+    for pair in (0, 2):
+        rows.append(
+            [y for x, found in zip(first[pair : pair + 2], made[pair : pair + 2], strict=True) for y in (x, *found)]
+        )
+    canvas = Image.new("RGB", (6 * SIDE, len(rows) * SIDE))
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            canvas.paste(Image.fromarray(to_u8(picture.cpu())), (j * SIDE, i * SIDE))
+    return canvas
+
+
+def report(checkpoint: str, pictures: Pictures, out: Path, attacked: int) -> None:
+    folder = find_checkpoint(checkpoint)
+    model, (code, linear) = diffusers.load(folder, torch.device("cpu")), load_linear(folder)
+
+    def judge(ready: Any) -> None:
+        print(f"{model.name}, {sum(len(members) for members in pictures.values())} unseen pictures at {SIDE} px")
+        for kind, (ours, theirs, gain) in reconstruction(ready, pictures, code).items():
+            print(
+                f"  {kind:12} reconstruction {ours:.2f} dB, linear code {theirs:.2f} dB, gain {gain:+.2f} dB (medians)"
+            )
+        losses = denoising(ready, pictures, linear)
+        print("  denoising loss by band:     " + " ".join(f"{ours:.3f}" for ours, _ in losses))
+        print("  ... over the linear one's:  " + " ".join(f"{ours / theirs:.2f}" for ours, theirs in losses))
+        sheet = out / f"{folder.name}.png"
+        sheets(ready, pictures).save(sheet)
+        before, after = learning(ready)
+        print(f"  a LoRA of rank {style.RANK} on 12 pictures: distance of samples to them {before:.2f} -> {after:.2f}")
+        print(f"  samples and variations: {sheet}")
+
+    model.run(judge, 1, SIDE, SIDE)
+    found = attack(model, [x for members in pictures.values() for x in members[:attacked]])
+    print(f"  textural, 100 steps: latents move {found['times_noise']:.1f} times as far as by random signs")
+    print(f"  ... and {100 * found['off_target']:.0f} % off the distance to the target")
+    print(f"  semantic, 100 steps: denoising loss times {found['loss_times']:.2f} (fresh draws)")
+    print(f"  fused: semantic over textural gradient {found['gradient_ratio']:.2f}")
+    print(f"  fused: {found['seconds_per_step']:.2f} s a step with {torch.get_num_threads()} threads", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--unseen", type=Path, required=True)
-    parser.add_argument("--train", type=Path, required=True)
-    parser.add_argument("--checkpoint", default="demo")
-    parser.add_argument("--attacked", type=int, default=2, help="pictures of each kind that are attacked")
+    parser.add_argument("--unseen", type=Path, help="pictures, one sub-folder per kind")
+    parser.add_argument("--checkpoint", nargs="+", default=["demo:0", "demo:1"])
+    parser.add_argument("--attacked", type=int, default=1, help="pictures of each kind that are attacked")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the sheets")
     options = parser.parse_args(arguments)
-    pictures, code = load(options.unseen), LinearCode(load(options.train))
-    few = {kind: members[: options.attacked] for kind, members in pictures.items()}
-    model = diffusers.load(find_checkpoint(options.checkpoint))
-
-    def judge(ready: Any) -> None:
-        reconstruction(ready, pictures, code)
-        denoising(ready, pictures)
-
-    model.run(judge, 1, SIDE, SIDE)
-    attack(model, few, 16 / 255)
+    options.out.mkdir(parents=True, exist_ok=True)
+    pictures = load(options.unseen) if options.unseen else generated.unseen()
+    for checkpoint in options.checkpoint:
+        report(checkpoint, pictures, options.out, options.attacked)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from .judge import LinearCode, LinearDenoiser, save_linear
 from .linear_start import start_linear
 from .muon import Muon
 
@@ -319,6 +320,8 @@ def main(arguments: list[str] | None = None) -> None:
     bank = latent_bank(vae, pictures, options.latents, options.device)
     unet, prompts = train_unet(bank, options.unet_steps, work / "unet.pt", options.seed, options.device)
     save_model(vae, unet, prompts, options.out)
+    patches = pictures.crops(LINEAR_PATCHES, 8)[0].flatten(1) / 2 + 0.5
+    save_linear(options.out, LinearCode.fitted(patches), LinearDenoiser.fitted(bank[0]))
 
 
 if __name__ == "__main__":
