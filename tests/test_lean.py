@@ -30,13 +30,24 @@ def test_a_halfs_gradient_is_its_slope():
     assert torch.autograd.gradcheck(lambda x: half(x, norm, conv), picture())
 
 
+ARRANGED = {
+    "plain": lambda x: x,
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "neither": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+    "one picture of tokens": lambda x: (
+        x[:1].flatten(2).transpose(1, 2).contiguous().transpose(1, 2).reshape(1, 8, 5, 7)
+    ),
+}
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("arranged", list(ARRANGED))
+@pytest.mark.parametrize("convolution", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_half_is_what_it_stands_for(dtype, memory_format, stride):
+def test_a_half_is_what_it_stands_for(dtype, arranged, convolution, stride):
     norm, conv = layers(dtype)
-    conv.stride = (stride, stride)
-    x = picture(dtype=dtype).detach().contiguous(memory_format=memory_format).requires_grad_()
+    conv.to(memory_format=convolution).stride = (stride, stride)
+    x = ARRANGED[arranged](picture(dtype=dtype).detach()).requires_grad_()
     one, other = plainly(x, norm, conv), half(x, norm, conv)
     if stride == 2:  # the input's gradient has the input's shape, whatever the output's
         assert one.shape[2:] == (3, 4)
@@ -88,7 +99,7 @@ def test_a_block_is_the_same_in_halves_and_its_own_afterwards(outputs, time):
     block, x = ResnetBlock(outputs=outputs, time=time).requires_grad_(False), picture()
     temb = torch.randn(2, time, dtype=torch.float64) if time else None
     with lean([block]):
-        inside = block(x, temb)
+        inside = block(x, temb, None)
         assert block.calls == 0
         (slope,) = torch.autograd.grad(inside.square().sum(), x)
     outside = block(x, temb)
@@ -121,7 +132,9 @@ def test_a_block_with_anything_unusual_runs_as_it_is(change):
         assert "forward" not in vars(block)
 
 
-@pytest.mark.parametrize("call", [lambda b, x: b(x.detach()), lambda b, x: b(x, None, carry=1)])
+@pytest.mark.parametrize(
+    "call", [lambda b, x: b(x.detach()), lambda b, x: b(x, None, carry=1), lambda b, x: b(x, None, 1)]
+)
 def test_without_a_gradient_or_with_more_to_do_a_block_runs_as_it_is(call):
     block = ResnetBlock().requires_grad_(False)
     with lean([block]):

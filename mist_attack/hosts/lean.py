@@ -62,17 +62,23 @@ def _has_hooks(layer: nn.Module) -> bool:
 
 
 def _forward(
-    block: Any, weights: Weights, plainly: Callable[..., Tensor], x: Tensor, temb: Tensor | None = None, **options: Any
+    block: Any,
+    weights: Weights,
+    plainly: Callable[..., Tensor],
+    x: Tensor,
+    temb: Tensor | None = None,
+    *others: Any,
+    **options: Any,
 ) -> Tensor:
     """The block's forward in halves; `plainly`, its own, where no gradient is wanted or more is asked."""
     projection = getattr(block, "time_emb_proj", None) or getattr(block, "temb_proj", None)
     if (
         not (torch.is_grad_enabled() and x.requires_grad)
-        or any(value is not None for value in options.values())
+        or any(value is not None for value in (*others, *options.values()))
         or (temb is not None and projection is None)
         or (weights is own_weights and x.dtype != block.conv1.weight.dtype)  # autocast
     ):
-        return plainly(x, temb, **options)
+        return plainly(x, temb, *others, **options)
     h = half(x, block.norm1, block.conv1, weights)
     if temb is not None:
         activated = temb if getattr(block, "skip_time_act", False) else torch.nn.functional.silu(temb)
@@ -92,6 +98,7 @@ def half(x: Tensor, norm: nn.GroupNorm, conv: nn.Conv2d, weights: Weights = own_
 class _Half(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, norm: nn.GroupNorm, conv: nn.Conv2d, weights: Weights) -> Tensor:  # type: ignore[override]
+        x = _arranged(x)
         with weights(norm, x) as (weight, bias):
             activated, mean, rstd = torch.native_group_norm(x, weight, bias, *_shape(x), norm.num_groups, norm.eps)
         ctx.save_for_backward(x, mean, rstd)
@@ -106,7 +113,7 @@ class _Half(torch.autograd.Function):
         x, mean, rstd = ctx.saved_tensors
         norm, conv = ctx.norm, ctx.conv
         with ctx.weights(conv, x) as (weight, _):
-            gradient = _input_gradient(x, weight, conv, gradients[0])
+            gradient = _input_gradient(x, weight, conv, gradients[0]).contiguous(memory_format=_format(x))
         with ctx.weights(norm, x) as (weight, bias):
             normalised = _normalised(x, mean, rstd, weight, bias)
             torch.ops.aten.silu_backward.grad_input(gradient, normalised, grad_input=gradient)
@@ -115,6 +122,20 @@ class _Half(torch.autograd.Function):
                 gradient, x, mean, rstd, weight, *_shape(x), norm.num_groups, [True, False, False]
             )[0]
         return inner, None, None, None
+
+
+def _arranged(x: Tensor) -> Tensor:
+    """x in one of the two formats that norms take: a view of (B, C, H, W) may look like the second and have a stride
+    that they refuse."""
+    _, channels, height, width = x.shape
+    if x.is_contiguous() or x.stride() == (channels * height * width, 1, width * channels, channels):
+        return x
+    return x.clone(memory_format=_format(x))
+
+
+def _format(x: Tensor) -> torch.memory_format:
+    is_plain = x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last)
+    return torch.contiguous_format if is_plain else torch.channels_last
 
 
 def _shape(x: Tensor) -> tuple[int, int, int]:
