@@ -10,7 +10,7 @@ from . import __version__
 from .errors import SettingsError
 
 FORMATS = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}
-BENCH_PARTS = ("steps", "tiles", "costs256", "peaks256", "costs512", "peaks512")
+BENCH_PARTS = ("steps", "tiles", "scaling", "costs256", "peaks256", "costs512", "peaks512")
 ENGINES = ("single", "ray", "comfyui")
 CONTROLS = ("strength", "step", "objective", "fusion_weight", "direction", "view", "working_size", "prompt")
 SHARED_CONTROLS = ("steps", "gradient", "seed", "low_vram")

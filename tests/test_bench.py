@@ -223,6 +223,28 @@ def test_the_judge_gives_equal_pictures_equal_figures_and_sees_a_protection(demo
     assert float((moved - clean).abs().max()) * 255 <= 16.5
 
 
+def test_scaling_is_by_pixel_and_against_the_first_side(demo, monkeypatch):
+    class Text:
+        def drop(self):
+            pass
+
+    class Ticks:
+        """A step of n pixels takes n ** 1.5 seconds."""
+
+        def __init__(self, device):
+            pass
+
+        def time(self, call):
+            return call() ** 1.5
+
+    monkeypatch.setattr(command, "random_sd_v1", lambda *_: (demo, Text()))
+    monkeypatch.setattr(command, "Clock", Ticks)
+    monkeypatch.setattr(command, "_lacks_memory", lambda device, side, needed, say: side == 512)
+    monkeypatch.setattr(command.cost, "our_step", lambda ready, side, settings: lambda: side**2)
+    found = command.scaling(torch.device("cpu"), torch.float32, 2, lambda line: None)
+    assert found == {"cost_per_pixel_by_side": {"256": 1.0, "1024": pytest.approx(4.0)}}
+
+
 def test_the_costs_have_the_names_that_the_table_reads(demo):
     class Text:
         def states(self):

@@ -65,7 +65,8 @@ def test_unseen_photographs_are_reconstructed_about_as_well_as_by_a_linear_code_
     comparison over all four kinds is in the model's card."""
     gains, originals = [], [square(name, 256) for name in UNSEEN]
     for i, x in enumerate(originals):
-        code = judge.LinearCode({"others": originals[:i] + originals[i + 1 :]})
+        others = torch.cat(originals[:i] + originals[i + 1 :])
+        code = judge.LinearCode.fitted(torch.nn.functional.unfold(others, 8, stride=8).transpose(1, 2).flatten(0, 1))
         with torch.no_grad():
             error = float((ready(model, lambda m, x=x: reconstruct(m, x)) - x).square().mean())
         gains.append(10 * np.log10(code.error(x) / error))
@@ -104,6 +105,33 @@ def test_it_is_attackable_as_the_real_one_is(model, unseen):
         assert [report.before["target_distance"], report.after["target_distance"]] == pytest.approx(distances, 1e-3)
     assert min(ratios) >= 5
     assert max(left) <= 0.4
+
+
+def test_the_report_names_every_model_and_figure(tmp_path, capsys, monkeypatch):
+    found = {"times_noise": 9.0, "off_target": 0.7, "loss_times": 2.0, "gradient_ratio": 0.5, "seconds_per_step": 0.1}
+    monkeypatch.setattr(judge, "attack", lambda *_: found)
+    monkeypatch.setattr(judge, "learning", lambda *_: (2.0, 1.0))
+    monkeypatch.setattr(judge, "img2img", lambda ready, x, *_: x)
+    monkeypatch.setattr(
+        judge.style, "samples", lambda ready, prompt, count, side: [torch.zeros(1, 3, side, side)] * count
+    )
+    judge.main(["--out", str(tmp_path / "models")])
+    printed = capsys.readouterr().out
+    models = sorted(path.name for path in checkpoints.DEMO.glob("seed*"))
+    assert [path.stem for path in sorted((tmp_path / "models").iterdir())] == models
+    for name in models:
+        assert name.replace("seed", "demo model, seed ") in printed
+    for words in ("drawing", "lineart", "painting", "photograph", "linear one's", "2.00 -> 1.00", "70 % off"):
+        assert printed.count(words) >= len(models), words
+
+
+def test_the_judge_attacks_as_the_card_says(model, monkeypatch):
+    monkeypatch.setattr(judge, "SIDE", 64)
+    found = judge.attack(model, [square("coffee", 64)])
+    assert found["times_noise"] > 3
+    assert 0.3 < found["off_target"] < 1
+    assert found["loss_times"] > 1.3
+    assert found["gradient_ratio"] > 0 and found["seconds_per_step"] > 0
 
 
 def test_each_prompt_is_known_and_another_is_refused(model):

@@ -13,13 +13,16 @@ import torch
 
 from ..hosts import diffusers
 from ..hosts.checkpoints import find_checkpoint
+from ..settings import Settings
+from ..surrogate import Surrogate
 from . import cost, quality, tiles
 from .meters import Clock, available_bytes
 from .models import TextEncoder, random_sd_v1
 from .ratios import ratio
 
 SIDES = (256, 512)
-NEEDED_BYTES = {256: 11 * 2**30, 512: 18 * 2**30}
+MIST_NEEDS = {256: 11, 512: 18}  # GiB
+SCALED = {256: 6, 512: 8, 1024: 14}
 PRESET = "quick"
 Say = Callable[[str], None]
 Figures = dict[str, Any]
@@ -51,7 +54,7 @@ def costs(side: int) -> Part:
     """Seconds of a fused step on SD v1's full architecture."""
 
     def part(device: torch.device, dtype: torch.dtype, rounds: int, say: Say) -> Figures:
-        if _lacks_memory(device, side, say):
+        if _lacks_memory(device, side, MIST_NEEDS[side], say):
             return {}
         model, text = random_sd_v1(device, dtype)
         say(f"{model.name}, {side} px: each way in turns, {rounds} rounds")
@@ -78,7 +81,7 @@ def peaks(side: int) -> Part:
     """Memory of a fused step on SD v1's full architecture."""
 
     def part(device: torch.device, dtype: torch.dtype, rounds: int, say: Say) -> Figures:
-        if _lacks_memory(device, side, say):
+        if _lacks_memory(device, side, MIST_NEEDS[side], say):
             return {}
         model, text = random_sd_v1(device, dtype)
         say(f"{model.name}, {side} px: the most memory of each way")
@@ -98,11 +101,36 @@ def _peaks(model: diffusers.DiffusersSurrogate, side: int, text: TextEncoder, sa
     return shares | {f"peak_gib_{name}_{side}": value for name, value in held.items()}
 
 
-def _lacks_memory(device: torch.device, side: int, say: Say) -> bool:
+def scaling(device: torch.device, dtype: torch.dtype, rounds: int, say: Say) -> Figures:
+    """A fused step by score distillation on SD v1's full architecture: cost of a pixel over that at the first side."""
+    model, text = random_sd_v1(device, dtype)
+    model.conditioning("a painting")
+    text.drop()
+    found: dict[str, float] = {}
+    for side, needed in SCALED.items():
+        if not _lacks_memory(device, side, needed, say):
+            found[str(side)] = model.run(lambda ready, side=side: _of_a_pixel(ready, side, rounds), 1, side, side)
+    shares = {side: value / next(iter(found.values())) for side, value in found.items()}
+    say(
+        f"{model.name}, sds, cost of a pixel: " + ", ".join(f"{side} px x{share:.2f}" for side, share in shares.items())
+    )
+    return {"cost_per_pixel_by_side": shares}
+
+
+def _of_a_pixel(ready: Surrogate, side: int, rounds: int) -> float:
+    step = cost.our_step(ready, side, Settings(working_size=side, gradient="sds"))
+    repeats = rounds if side < max(SCALED) else 1  # the largest takes a minute
+    if repeats > 1:
+        step()
+    return median(Clock(ready.device).time(step) for _ in range(repeats)) / side**2
+
+
+def _lacks_memory(device: torch.device, side: int, needed: int, say: Say) -> bool:
+    """Whether fewer than `needed` GiB are free, which is then said."""
     available = available_bytes(device)
-    lacks = available is not None and available < NEEDED_BYTES[side]
+    lacks = available is not None and available < needed * 2**30
     if lacks:
-        say(f"{side} px left out: Mist's own step needs {NEEDED_BYTES[side] / 2**30:.0f} GiB of memory")
+        say(f"{side} px left out: it needs {needed} GiB of free memory")
     return lacks
 
 
@@ -124,7 +152,7 @@ def steps(device: torch.device, dtype: torch.dtype, rounds: int, say: Say) -> Fi
     return figures
 
 
-PARTS: dict[str, Part] = {"steps": steps, "tiles": tiles.figures}
+PARTS: dict[str, Part] = {"steps": steps, "tiles": tiles.figures, "scaling": scaling}
 PARTS |= {f"{name}{side}": part(side) for side in SIDES for name, part in (("costs", costs), ("peaks", peaks))}
 
 

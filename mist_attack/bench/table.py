@@ -30,6 +30,10 @@ def count(name: str) -> Callable[[Figures], str]:
     return lambda figures: str(figures[name])
 
 
+def last(name: str) -> Callable[[Figures], str]:
+    return lambda figures: f"{list(figures[name].values())[-1]:.2f} times"
+
+
 ROWS: list[tuple[str, str, Callable[[str], Callable[[Figures], str]]]] = [
     ("a fused step is faster than Mist's, exact gradient, 256 px", "step_ratio_exact_256", times),
     ("... 512 px", "step_ratio_exact_512", times),
@@ -41,6 +45,7 @@ ROWS: list[tuple[str, str, Callable[[str], Callable[[Figures], str]]]] = [
     ("peak memory against Mist's at 512 px, weights included: exact", "peak_ratio_exact_512", share),
     ("... `sds`", "peak_ratio_sds_512", share),
     ("... low-VRAM", "peak_ratio_lowvram_512", share),
+    ("cost of a pixel at 1024 px, against 256 px (`sds`, the whole picture at once)", "cost_per_pixel_by_side", last),
     ("memory of the model for 2048 px in tiles, against 512 px", "model_memory_2048_over_512", times),
     ("cost per covered pixel of 2048 px in tiles, against 512 px", "cost_per_covered_pixel_2048_over_512", times),
     ("steps (preset `quick`) as strong as Mist's 100, demo model", "steps_to_mist_100", count),

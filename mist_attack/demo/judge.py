@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..evaluation import img2img, reconstruct
 from ..hosts import diffusers
-from ..hosts.checkpoints import find_checkpoint
+from ..hosts.checkpoints import DEMO, find_checkpoint
 from ..images import to_u8
 from ..protect import protect
 from ..settings import Settings
@@ -225,10 +225,14 @@ def report(checkpoint: str, pictures: Pictures, out: Path, attacked: int) -> Non
     print(f"  fused: {found['seconds_per_step']:.2f} s a step with {torch.get_num_threads()} threads", flush=True)
 
 
+def bundled() -> list[str]:
+    return [f"demo:{folder.name.removeprefix('seed')}" for folder in sorted(DEMO.glob("seed*"))]
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--unseen", type=Path, help="pictures, one sub-folder per kind")
-    parser.add_argument("--checkpoint", nargs="+", default=["demo:0", "demo:1"])
+    parser.add_argument("--checkpoint", nargs="+", default=bundled(), help="default: every demo model there is")
     parser.add_argument("--attacked", type=int, default=1, help="pictures of each kind that are attacked")
     parser.add_argument("--out", type=Path, required=True, help="folder for the sheets")
     options = parser.parse_args(arguments)
