@@ -46,7 +46,7 @@ def test_muon_finds_a_least_squares_solution_and_resumes():
     state, weights = first.state_dict(), [p.detach().clone() for p in layer.parameters()]
     momenta = [momentum.clone() for momentum in state["momenta"]]
     steps(first, 200)
-    assert float((layer(x) - wanted(x)).square().mean()) < 1e-3
+    assert (layer(x) - wanted(x)).square().mean().item() < 1e-3
     with torch.no_grad():
         for parameter, before in zip(layer.parameters(), weights, strict=True):
             parameter.copy_(before)

@@ -94,7 +94,7 @@ def samples(ready: Surrogate, prompt: str, count: int, side: int, steps: int = 2
 
 @torch.no_grad()
 def distance(ready: Surrogate, some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
-    """Fréchet distance (Heusel et al. 2017, arXiv 1706.08500, eq. 6) of the latents of both, taken as Gaussians of
+    """Frechet distance (Heusel et al. 2017, arXiv 1706.08500, eq. 6) of the latents of both, taken as Gaussians of
     2 x 2 neighbouring latents."""
     (mean_1, spread_1), (mean_2, spread_2) = (_moments(ready, pictures) for pictures in (some, others))
     cross = np.sqrt(np.linalg.eigvals(spread_1 @ spread_2).real.clip(min=0)).sum()
