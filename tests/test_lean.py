@@ -142,6 +142,13 @@ def test_without_a_gradient_or_with_more_to_do_a_block_runs_as_it_is(call):
     assert block.calls == 1
 
 
+def test_on_a_device_without_the_norms_backward_a_block_runs_as_it_is():
+    block = ResnetBlock().requires_grad_(False).to("meta")
+    with lean([block]):
+        block(picture().detach().to("meta").requires_grad_())
+    assert block.calls == 1
+
+
 def test_a_block_is_its_own_again_after_an_error():
     block = ResnetBlock().requires_grad_(False)
     with pytest.raises(KeyboardInterrupt), lean([block]):

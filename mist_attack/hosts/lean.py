@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 BLOCKS = {"ResnetBlock", "ResnetBlock2D"}  # CompVis's and diffusers'
 PARTS = "norm1", "conv1", "norm2", "conv2"
+DEVICES = {"cpu", "cuda"}  # where PyTorch has the norm's backward as a function of its own
 Weights = Callable[[Any, Tensor], AbstractContextManager[tuple[Tensor, Any]]]
 """(layer, like) -> its weight and bias on the device and in the dtype of `like`, while open"""
 
@@ -74,6 +75,7 @@ def _forward(
     projection = getattr(block, "time_emb_proj", None) or getattr(block, "temb_proj", None)
     if (
         not (torch.is_grad_enabled() and x.requires_grad)
+        or x.device.type not in DEVICES
         or any(value is not None for value in (*others, *options.values()))
         or (temb is not None and projection is None)
         or (weights is own_weights and x.dtype != block.conv1.weight.dtype)  # autocast
