@@ -1,6 +1,7 @@
 """Residual blocks that keep a third: the same numbers, the same slopes, less memory, and nothing left behind."""
 
 import weakref
+from contextlib import suppress
 
 import pytest
 import torch
@@ -146,6 +147,17 @@ def test_on_a_device_without_the_norms_backward_a_block_runs_as_it_is():
     block = ResnetBlock().requires_grad_(False).to("meta")
     with lean([block]):
         block(picture().detach().to("meta").requires_grad_())
+    assert block.calls == 1
+
+
+@pytest.mark.parametrize(
+    "weight", [torch.zeros(8, 8, 3, 3), torch.zeros(8, 8, 3, 3, dtype=torch.float64, device="meta")]
+)
+def test_weights_in_another_dtype_or_place_are_left_to_the_host(weight):
+    block = ResnetBlock().requires_grad_(False)
+    block.conv1.weight = nn.Parameter(weight, requires_grad=False)
+    with lean([block]), suppress(RuntimeError):  # no host is here that would bring them together
+        block(picture())
     assert block.calls == 1
 
 

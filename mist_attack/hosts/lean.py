@@ -78,7 +78,7 @@ def _forward(
         or x.device.type not in DEVICES
         or any(value is not None for value in (*others, *options.values()))
         or (temb is not None and projection is None)
-        or (weights is own_weights and x.dtype != block.conv1.weight.dtype)  # autocast
+        or (weights is own_weights and not _fits(block.conv1.weight, x))
     ):
         return plainly(x, temb, *others, **options)
     h = half(x, block.norm1, block.conv1, weights)
@@ -90,6 +90,11 @@ def _forward(
     h += x if shortcut is None else shortcut(x)
     factor = getattr(block, "output_scale_factor", 1.0)
     return h if factor == 1.0 else h / factor
+
+
+def _fits(weight: Tensor, x: Tensor) -> bool:
+    """Not under autocast, and not where the host brings the weight to the device call by call."""
+    return weight.dtype == x.dtype and weight.device == x.device
 
 
 def half(x: Tensor, norm: nn.GroupNorm, conv: nn.Conv2d, weights: Weights = own_weights) -> Tensor:
