@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -221,6 +222,19 @@ def test_the_judge_gives_equal_pictures_equal_figures_and_sees_a_protection(demo
     assert judge.figures(clean) == judge.figures(clean)
     assert judge.figures(moved)["target_distance"] < judge.figures(clean)["target_distance"]
     assert float((moved - clean).abs().max()) * 255 <= 16.5
+
+
+@pytest.mark.parametrize(("second", "enough"), [(12, 12), (None, None)])
+def test_the_steps_that_are_enough_are_so_on_every_demo_model(monkeypatch, second, enough):
+    found = {"first": 8, "second": second}
+    monkeypatch.setattr(command, "demo_models", lambda: list(found))
+    monkeypatch.setattr(command, "find_checkpoint", lambda name: name)
+    monkeypatch.setattr(command.diffusers, "load", lambda name, device: SimpleNamespace(name=name))
+    strength = {8: {"target_distance": 0.9}}
+    monkeypatch.setattr(quality, "steps_to_match", lambda model, *rest: (found[model.name], strength))
+    figures = command.steps(torch.device("cpu"), torch.float32, 1, lambda line: None)
+    assert figures["steps_to_mist_100_fused"] == figures["steps_to_mist_100_textural"] == enough
+    assert figures["strength_by_steps_fused"] == {"first": strength, "second": strength}
 
 
 def test_scaling_is_by_pixel_and_against_the_first_side(demo, monkeypatch):

@@ -34,6 +34,7 @@ def test_where_a_checkpoint_is_looked_for(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="nowhere"):
         checkpoints.find_checkpoint("nowhere.ckpt")
     assert checkpoints.find_checkpoint("demo").name == "seed0"
+    assert checkpoints.demo_models() == ["demo:0", "demo:1"]
     with pytest.raises(CheckpointError, match="demo:7"):
         checkpoints.find_checkpoint("demo:7")
 

@@ -6,9 +6,9 @@ from PIL import Image
 from torch import nn
 
 from mist_attack.demo import generated, judge, style
-from mist_attack.demo.linear_start import start_linear
+from mist_attack.demo.linear_start import start_linear, start_passing
 from mist_attack.demo.muon import Muon, orthogonal
-from mist_attack.demo.train import new_vae
+from mist_attack.demo.train import new_unet, new_vae, sd_schedule, sigmas
 from mist_attack.hosts import checkpoints, diffusers
 
 
@@ -94,6 +94,20 @@ def test_the_linear_denoiser_of_white_latents_is_wieners():
     noises = torch.randn(latents.shape, generator=generator)
     error = (denoiser(latents + sigma * noises, sigma.expand(3000)) - noises).square().mean()
     assert float(error) == pytest.approx(variance / (variance + 0.49), rel=0.03)
+    assert float(denoiser.loss(sigma)) == pytest.approx(float(error), rel=0.03)
+
+
+def test_a_denoiser_begins_by_passing_the_noised_latents():
+    """What is right at SD's last timestep, where the noise is nearly all there is, within the little that is left."""
+    unet = new_unet().eval()
+    start_passing(unet)
+    noise, latents = (torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
+    noised = sd_schedule().add_noise(latents, noise, torch.tensor([999, 999]))
+    with torch.no_grad():
+        eps_pred = unet(noised, torch.tensor([999, 999]), torch.randn(2, 8, 64)).sample
+        assert (eps_pred - noised).square().mean() < 1e-3
+    left = 1 / float(sigmas(sd_schedule())[-1]) ** 2
+    assert float((eps_pred - noise).square().mean()) < 1.5 * left
 
 
 def test_what_a_model_is_compared_with_is_kept_beside_it(tmp_path):

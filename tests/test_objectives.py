@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mist_attack.loss import PictureLoss
-from mist_attack.objectives import Fused, Semantic, Textural, build
+from mist_attack.objectives import SPREAD, Fused, Semantic, SpreadDraws, Textural, build
 from mist_attack.settings import Settings
 from mist_attack.views import plan
 
@@ -69,12 +69,10 @@ def mist():
     return Mist()
 
 
-def draws_of(latents, surrogate, seed):
+def draws_of(latents, surrogate, seed, gradient="exact"):
     """The timestep and noise that an objective draws from a fresh generator."""
     generator = torch.Generator().manual_seed(seed)
-    semantic = Semantic(surrogate, None)
-    sigma, noise = semantic._draw(latents, generator)
-    return torch.searchsorted(surrogate.sigmas, sigma), noise
+    return Semantic(surrogate, None, gradient).draw(latents, len(surrogate.sigmas), generator)
 
 
 def picture_loss(surrogate, settings, y, size, seed):
@@ -135,12 +133,42 @@ def test_sds_gradient_is_its_defining_formula(mist, direction, sign):
     objective = Semantic(surrogate, None, "sds", direction)
     loss, gradient = objective.value_and_gradient(latents, torch.Generator().manual_seed(5))
 
-    timestep, noise = draws_of(latents, surrogate, 5)
+    timestep, noise = draws_of(latents, surrogate, 5, "sds")
     ab = mist.alphas_cumprod[timestep].view(-1, 1, 1, 1)
     error = mist.eps(ab.sqrt() * latents + (1 - ab).sqrt() * noise, timestep) - noise
     expected = sign * (2 / (4 * 8 * 8)) * error * ab.sqrt()  # 1 / sqrt(1 + sigma^2) = sqrt(alphas_cumprod)
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(loss, sign * error.square().mean(dim=(1, 2, 3)), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [5, 15, 40])
+def test_spread_draws_leave_no_gap_and_pair_their_noise(steps):
+    """N multiples of the golden ratio cut a circle into gaps of at most 1.8 / N (three-distance theorem)."""
+    draw, generator = SpreadDraws(), torch.Generator().manual_seed(steps)
+    drawn = [draw(torch.zeros(1, 4, 2, 2), 100_000, generator) for _ in range(steps)]
+    low, high = SPREAD
+    places = torch.cat([timesteps for timesteps, _ in drawn]).double() / 100_000
+    assert places.min() >= low and places.max() < high
+    circle = ((places - low) / (high - low)).sort().values
+    gaps = torch.cat([circle.diff(), circle[:1] + 1 - circle[-1:]])
+    assert gaps.max() < 1.8 / steps
+    noises = [noise for _, noise in drawn]
+    assert all(torch.equal(b, -a) for a, b in zip(noises[::2], noises[1::2], strict=False))
+    assert not torch.equal(noises[0].abs(), noises[2].abs())
+
+
+def test_spread_draws_of_a_batch_are_those_of_as_many_steps():
+    one, many = SpreadDraws(), SpreadDraws()
+    generators = [torch.Generator().manual_seed(4) for _ in range(2)]
+    wanted = [one(torch.zeros(1, 4, 2, 2), 1000, generators[0])[0] for _ in range(6)]
+    found = [many(torch.zeros(3, 4, 2, 2), 1000, generators[1])[0] for _ in range(2)]
+    assert torch.equal(torch.cat(found), torch.cat(wanted))
+
+
+def test_exact_draws_every_timestep_as_published():
+    draws = [draws_of(torch.zeros(500, 1, 1, 1), AsSurrogate(Mist()), seed)[0] for seed in range(20)]
+    share = torch.cat(draws).float().histc(10, 0, 1000) / 10_000
+    assert share.min() > 0.08 and share.max() < 0.12  # of 0.1, six deviations
 
 
 def test_sds_is_the_exact_gradient_of_a_constant_unet(mist):
@@ -172,7 +200,7 @@ def test_fused_is_the_weighted_sum_and_reports_the_ratio(mist, gradient):
     surrogate = AsSurrogate(mist)
     latents, target = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
     textural, semantic = Textural(target), Semantic(surrogate, None, gradient)
-    fused = Fused(textural, semantic, 3e4)
+    fused = Fused(textural, Semantic(surrogate, None, gradient), 3e4)
     loss, g = fused.value_and_gradient(latents, torch.Generator().manual_seed(1))
     loss_t, g_t = textural.value_and_gradient(latents, torch.Generator().manual_seed(1))
     loss_s, g_s = semantic.value_and_gradient(latents, torch.Generator().manual_seed(1))

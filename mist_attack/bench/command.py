@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..hosts import diffusers
-from ..hosts.checkpoints import find_checkpoint
+from ..hosts.checkpoints import demo_models, find_checkpoint
 from ..settings import Settings
 from ..surrogate import Surrogate
 from . import cost, quality, tiles
@@ -140,15 +140,20 @@ def _with_interval(name: str, ours: Sequence[float], theirs: Sequence[float]) ->
 
 
 def steps(device: torch.device, dtype: torch.dtype, rounds: int, say: Say) -> Figures:
-    """How few of the quick preset's steps are as strong as Mist v1's hundred, on the demo model."""
-    model, images = diffusers.load(find_checkpoint("demo"), device), quality.pictures()
+    """How few of the quick preset's steps are as strong as Mist v1's hundred, on every demo model."""
+    models, images = [diffusers.load(find_checkpoint(name), device) for name in demo_models()], quality.pictures()
     figures: Figures = {}
     for objective in ("fused", "textural"):
-        say(f"demo model, {objective}: Mist v1's {quality.MIST_STEPS} steps on {len(images)} pictures, then ours")
-        matched, found = quality.steps_to_match(model, images, PRESET, objective)
-        for number, values in found.items():
-            say(f"  {number} steps: " + ", ".join(f"{name} x{value:.3f}" for name, value in values.items()))
-        figures |= {f"steps_to_mist_100_{objective}": matched, f"strength_by_steps_{objective}": found}
+        matched: list[int | None] = []
+        strength: Figures = {}
+        for model in models:
+            say(f"{model.name}, {objective}: Mist v1's {quality.MIST_STEPS} steps on {len(images)} pictures, then ours")
+            number, strength[model.name] = quality.steps_to_match(model, images, PRESET, objective)
+            matched.append(number)
+            for tried, values in strength[model.name].items():
+                say(f"  {tried} steps: " + ", ".join(f"{name} x{value:.3f}" for name, value in values.items()))
+        enough = None if None in matched else max(number for number in matched if number)
+        figures |= {f"steps_to_mist_100_{objective}": enough, f"strength_by_steps_{objective}": strength}
     return figures
 
 

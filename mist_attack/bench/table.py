@@ -48,7 +48,7 @@ ROWS: list[tuple[str, str, Callable[[str], Callable[[Figures], str]]]] = [
     ("cost of a pixel at 1024 px, against 256 px (`sds`, the whole picture at once)", "cost_per_pixel_by_side", last),
     ("memory of the model for 2048 px in tiles, against 512 px", "model_memory_2048_over_512", times),
     ("cost per covered pixel of 2048 px in tiles, against 512 px", "cost_per_covered_pixel_2048_over_512", times),
-    ("steps (preset `quick`) as strong as Mist's 100, demo model", "steps_to_mist_100", count),
+    ("steps (preset `quick`) as strong as Mist's 100, on each demo model", "steps_to_mist_100", count),
     ("time to equal protection against Mist's, 512 px", "time_ratio_to_equal_protection", times),
 ]  # fmt: skip
 

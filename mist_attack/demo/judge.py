@@ -21,16 +21,18 @@ from torch import Tensor
 
 from ..evaluation import img2img, reconstruct
 from ..hosts import diffusers
-from ..hosts.checkpoints import DEMO, find_checkpoint
+from ..hosts.checkpoints import demo_models, find_checkpoint
 from ..images import to_u8
-from ..protect import protect
+from ..protect import objectives_for, protect
 from ..settings import Settings
 from ..targets import pattern
+from ..views import plan
 from . import generated, style
 
 SIDE, EPSILON = 256, 16 / 255
-BANDS = 10
+BANDS, DRAWS = 10, 6
 LINEAR = "linear.safetensors"
+DENOISING = "denoising loss by band, median", "... over the linear one's, median", "... the same, of sums"
 PROMPTS = "", "a painting", "a photo", "a drawing", "line art"
 Pictures = Mapping[str, Sequence[Tensor]]
 
@@ -93,6 +95,12 @@ class LinearDenoiser:
         found = s[..., 0] * torch.linalg.solve(spread, waves[..., None])[..., 0]
         return torch.fft.ifft2(found.permute(0, 3, 1, 2), norm="ortho").real
 
+    def loss(self, sigma: Tensor) -> Tensor:
+        """Its mean squared error, as a closed form of the spectrum: the mean of s / (s + sigma^2) over the eigenvalues
+        s of all frequencies. sigma: (T,). Returns (T,)."""
+        s = torch.linalg.eigvalsh(self.spectrum).flatten()
+        return (s / (s + sigma.view(-1, 1).square())).mean(1)
+
 
 def save_linear(folder: Path, code: LinearCode, denoiser: LinearDenoiser) -> None:
     """What a model is compared with, beside it: fitted on its own training pictures."""
@@ -125,46 +133,78 @@ def reconstruction(ready: Any, pictures: Pictures, code: LinearCode) -> dict[str
 
 
 @torch.no_grad()
-def denoising(ready: Any, pictures: Pictures, linear: LinearDenoiser) -> list[tuple[float, float]]:
-    """By band of the schedule, from little noise to much: mean squared error of eps_pred, and the linear one's."""
+def denoising(ready: Any, pictures: Pictures, linear: LinearDenoiser) -> list[tuple[float, float, float]]:
+    """By band of the schedule, from little noise to much: mean squared error of eps_pred, the median over the pictures;
+    over the linear one's, the median of that; and the same of the sums over all pictures."""
     latents = torch.cat([ready.encode(x) for members in pictures.values() for x in members])
     prompt, generator, width = ready.conditioning(""), torch.Generator().manual_seed(1), len(ready.sigmas) // BANDS
     result = []
     for band in range(BANDS):
-        errors = []
-        for _ in range(2):
+        errors = np.zeros((2, len(latents)))
+        for _ in range(DRAWS):
             timesteps = torch.randint(width, (len(latents),), generator=generator) + band * width
             sigma, noise = ready.sigmas[timesteps], torch.randn(latents.shape, generator=generator)
             noised = ready.noised(latents, noise, sigma)
             eps_pred = (noised - ready.denoise(noised, sigma, prompt)) / sigma.view(-1, 1, 1, 1)
-            errors.append([float((x - noise).square().mean()) for x in (eps_pred, linear(noised, sigma))])
-        ours, others = np.mean(errors, axis=0)
-        result.append((float(ours), float(others)))
+            found = eps_pred, linear(noised, sigma)
+            errors += np.stack([(x - noise).square().mean((1, 2, 3)).numpy() for x in found]) / DRAWS
+        ours, theirs = errors
+        result.append((float(np.median(ours)), float(np.median(ours / theirs)), float(ours.sum() / theirs.sum())))
     return result
 
 
-def attack(model: Any, pictures: Sequence[Tensor]) -> dict[str, float]:
-    """Medians over the pictures at 16 levels, 100 steps: times_noise, off_target (share), loss_times (judged by fresh
-    draws), and of a fused run gradient_ratio (semantic over textural) and seconds_per_step."""
+def attack(model: Any, pictures: Sequence[Tensor]) -> tuple[dict[str, float], list[Tensor]]:
+    """Medians over the pictures at 16 levels, 100 steps: times_noise and off_target (see reach), loss_times (judged by
+    fresh draws); of the fused objective textural_norm and semantic_norm (of its terms' gradients at the picture's
+    latents), gradient_ratio (semantic over textural, mean over the steps) and seconds_per_step. And the pictures after
+    the textural attack."""
     rows: list[dict[str, float]] = []
+    attacked = []
     for x in pictures:
-        signs = torch.randint(2, x.shape, generator=torch.Generator().manual_seed(2)) * 2 - 1
         textural = protect(x, model, Settings(objective="textural", epsilon=EPSILON, working_size=SIDE))
-        seen = (x, (x + EPSILON * signs).clamp(0, 1), textural.images, pattern(Settings().target, SIDE, SIDE))
-        clean, random, moved, target = (model.run(lambda ready, y=y: _encoded(ready, y), 1, SIDE, SIDE) for y in seen)
+        times_noise, off_target = reach(model, x, textural.images)
         semantic = protect(x, model, Settings(objective="semantic", epsilon=EPSILON, working_size=SIDE)).reports[0]
         begun = time.perf_counter()
         fused = protect(x, model, Settings(epsilon=EPSILON, steps=20, working_size=SIDE)).reports[0]
+        seconds = time.perf_counter() - begun
+        norms = model.run(lambda ready, x=x: gradient_norms(ready, x), 1, SIDE, SIDE)
         rows.append(
             {
-                "times_noise": float((moved - clean).norm() / (random - clean).norm()),
-                "off_target": 1 - float((moved - target).norm() / (clean - target).norm()),
+                "times_noise": times_noise,
+                "off_target": off_target,
                 "loss_times": semantic.after["denoising_loss"] / semantic.before["denoising_loss"],
+                "textural_norm": norms[0],
+                "semantic_norm": norms[1],
                 "gradient_ratio": fused.gradient_ratio or 0.0,
-                "seconds_per_step": (time.perf_counter() - begun) / 20,
+                "seconds_per_step": seconds / 20,
             }
         )
-    return {name: median(row[name] for row in rows) for name in rows[0]}
+        attacked.append(textural.images)
+    return {name: median(row[name] for row in rows) for name in rows[0]}, attacked
+
+
+def gradient_norms(ready: Any, picture: Tensor, draws: int = 16) -> tuple[float, float]:
+    """Of the textural and the weighted semantic gradient at the picture's latents; the latter's mean over draws."""
+    settings = Settings(working_size=SIDE)
+    views = plan(SIDE, SIDE, "whole", SIDE, ready.spatial_multiple(settings.objective))
+    conditioning = ready.conditioning(settings.prompt)
+    (objective,), _ = objectives_for(ready, settings, views, SIDE, SIDE, conditioning=conditioning)
+    latents, generator = _encoded(ready, picture), torch.Generator().manual_seed(3)
+    textural, semantic = (
+        [part.value_and_gradient(latents, generator)[1].norm() for _ in range(draws)]
+        for part in (objective.textural, objective.semantic)
+    )
+    return float(textural[0]), objective.share * float(torch.stack(semantic).mean())
+
+
+def reach(model: Any, picture: Tensor, attacked: Tensor) -> tuple[float, float]:
+    """How far the latents moved, over how far random signs of the budget move them; and the share of their distance to
+    the target's that is gone."""
+    signs = torch.randint(2, picture.shape, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    seen = picture, (picture + EPSILON * signs).clamp(0, 1), attacked, pattern(Settings().target, SIDE, SIDE)
+    clean, random, moved, target = (model.run(lambda ready, y=y: _encoded(ready, y), 1, SIDE, SIDE) for y in seen)
+    times_noise = float((moved - clean).norm() / (random - clean).norm())
+    return times_noise, 1 - float((moved - target).norm() / (clean - target).norm())
 
 
 @torch.no_grad()
@@ -197,7 +237,8 @@ def sheets(ready: Any, pictures: Pictures) -> Image.Image:
     return canvas
 
 
-def report(checkpoint: str, pictures: Pictures, out: Path, attacked: int) -> None:
+def report(checkpoint: str, pictures: Pictures, out: Path, chosen: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
+    """Prints the figures of a model; returns it, and `chosen` after its textural attack."""
     folder = find_checkpoint(checkpoint)
     model, (code, linear) = diffusers.load(folder, torch.device("cpu")), load_linear(folder)
 
@@ -208,8 +249,8 @@ def report(checkpoint: str, pictures: Pictures, out: Path, attacked: int) -> Non
                 f"  {kind:12} reconstruction {ours:.2f} dB, linear code {theirs:.2f} dB, gain {gain:+.2f} dB (medians)"
             )
         losses = denoising(ready, pictures, linear)
-        print("  denoising loss by band:     " + " ".join(f"{ours:.3f}" for ours, _ in losses))
-        print("  ... over the linear one's:  " + " ".join(f"{ours / theirs:.2f}" for ours, theirs in losses))
+        for words, values in zip(DENOISING, zip(*losses, strict=True), strict=True):
+            print(f"  {words:42}" + " ".join(f"{value:.3f}" for value in values))
         sheet = out / f"{folder.name}.png"
         sheets(ready, pictures).save(sheet)
         before, after = learning(ready)
@@ -217,29 +258,39 @@ def report(checkpoint: str, pictures: Pictures, out: Path, attacked: int) -> Non
         print(f"  samples and variations: {sheet}")
 
     model.run(judge, 1, SIDE, SIDE)
-    found = attack(model, [x for members in pictures.values() for x in members[:attacked]])
+    found, attacked = attack(model, chosen)
     print(f"  textural, 100 steps: latents move {found['times_noise']:.1f} times as far as by random signs")
     print(f"  ... and {100 * found['off_target']:.0f} % off the distance to the target")
     print(f"  semantic, 100 steps: denoising loss times {found['loss_times']:.2f} (fresh draws)")
-    print(f"  fused: semantic over textural gradient {found['gradient_ratio']:.2f}")
+    norms = f"textural {found['textural_norm']:.2e}, semantic {found['semantic_norm']:.2e}"
+    print(f"  fused: gradient norms at the latents {norms}; their ratio over the steps {found['gradient_ratio']:.2f}")
     print(f"  fused: {found['seconds_per_step']:.2f} s a step with {torch.get_num_threads()} threads", flush=True)
+    return model, attacked
 
 
-def bundled() -> list[str]:
-    return [f"demo:{folder.name.removeprefix('seed')}" for folder in sorted(DEMO.glob("seed*"))]
+def transfer(found: Sequence[tuple[Any, list[Tensor]]], chosen: Sequence[Tensor]) -> None:
+    """Prints what each model's attack does to the others."""
+    for source, attacked in found:
+        for other in (other for other, _ in found if other is not source):
+            rows = [reach(other, x, y) for x, y in zip(chosen, attacked, strict=True)]
+            times_noise, off_target = (median(values) for values in zip(*rows, strict=True))
+            print(
+                f"{source.name}'s textural attack, seen by {other.name}: {times_noise:.1f} times as far as random signs"
+            )
+            print(f"  ... and {100 * off_target:.0f} % off the distance to the target")
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--unseen", type=Path, help="pictures, one sub-folder per kind")
-    parser.add_argument("--checkpoint", nargs="+", default=bundled(), help="default: every demo model there is")
+    parser.add_argument("--checkpoint", nargs="+", default=demo_models(), help="default: every demo model there is")
     parser.add_argument("--attacked", type=int, default=1, help="pictures of each kind that are attacked")
     parser.add_argument("--out", type=Path, required=True, help="folder for the sheets")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     pictures = load(options.unseen) if options.unseen else generated.unseen()
-    for checkpoint in options.checkpoint:
-        report(checkpoint, pictures, options.out, options.attacked)
+    chosen = [x for members in pictures.values() for x in members[: options.attacked]]
+    transfer([report(checkpoint, pictures, options.out, chosen) for checkpoint in options.checkpoint], chosen)
 
 
 if __name__ == "__main__":

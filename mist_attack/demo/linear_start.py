@@ -1,4 +1,4 @@
-"""Weights from which an autoencoder begins at the principal components of its pictures, not at noise."""
+"""Weights from which a demo model begins at a linear solution, not at noise."""
 
 from __future__ import annotations
 
@@ -24,12 +24,7 @@ def start_linear(vae: Any, patches: Tensor) -> None:
     deviations, components = spread[-4:].sqrt(), basis[:, -4:].T.reshape(4, 3, 8, 8)
     encoder, decoder = vae.encoder, vae.decoder
     for part in (encoder, decoder):
-        for block in (*(getattr(part, "down_blocks", None) or part.up_blocks), part.mid_block):
-            for residual in block.resnets:
-                residual.conv2.weight.zero_()
-                residual.conv2.bias.zero_()
-        part.mid_block.attentions[0].to_out[0].weight.zero_()
-        part.mid_block.attentions[0].to_out[0].bias.zero_()
+        _silence(*(getattr(part, "down_blocks", None) or part.up_blocks), part.mid_block)
 
     levels = encoder.down_blocks
     _rows(encoder.conv_in, torch.eye(3)[..., None, None])
@@ -61,6 +56,30 @@ def start_linear(vae: Any, patches: Tensor) -> None:
     decoder.conv_out.bias.copy_(patches.mean((0, 2, 3)))
 
 
+@torch.no_grad()
+def start_passing(unet: Any) -> None:
+    """Set the weights so that training begins at eps_pred = the noised latents: right where noise is all there is, and
+    the hardest to learn there, since what is left is small (at SD's last step 1 / 200 of the noise's variance)."""
+    _silence(*unet.down_blocks, unet.mid_block, *unet.up_blocks)
+    channels = unet.config["in_channels"]
+    _rows(unet.conv_in, torch.eye(channels)[..., None, None])
+    last = unet.up_blocks[-1].resnets[-1]  # its input: the level below's result, then conv_in's
+    skipped = last.conv_shortcut.in_channels - unet.conv_in.out_channels
+    _head(last.conv_shortcut, unet.conv_norm_out, unet.conv_out, torch.eye(channels), skipped)
+
+
+def _silence(*blocks: Any) -> None:
+    """Every residual branch adds nothing."""
+    for block in blocks:
+        for residual in block.resnets:
+            residual.conv2.weight.zero_()
+            residual.conv2.bias.zero_()
+        for attention in getattr(block, "attentions", ()):
+            out = attention.proj_out if hasattr(attention, "proj_out") else attention.to_out[0]
+            out.weight.zero_()
+            out.bias.zero_()
+
+
 def _rows(conv: Any, kernel: Tensor, corner: bool = False) -> None:
     """The first outputs become `kernel` of the first inputs and of nothing else; placed at the window's centre or,
     where the convolution pads below and to the right alone, in its first corner."""
@@ -71,8 +90,8 @@ def _rows(conv: Any, kernel: Tensor, corner: bool = False) -> None:
     conv.weight[:rows, :columns, first : first + height, first : first + width] = kernel
 
 
-def _head(shortcut: Any, norm: Any, conv_out: Any, mixed: Tensor) -> None:
-    """GroupNorm, SiLU and the last convolution pass `mixed` @ the first inputs of `shortcut` unchanged.
+def _head(shortcut: Any, norm: Any, conv_out: Any, mixed: Tensor, skipped: int = 0) -> None:
+    """GroupNorm, SiLU and the last convolution pass `mixed` @ the inputs of `shortcut` after `skipped` unchanged.
 
     A group holds a value, its negative and a constant that outweighs both: the norm then scales by the same factor
     everywhere; and SiLU(u) - SiLU(-u) = u."""
@@ -84,8 +103,8 @@ def _head(shortcut: Any, norm: Any, conv_out: Any, mixed: Tensor) -> None:
     for i, row in enumerate(mixed):
         first = i * width
         shortcut.weight[first : first + 3] = 0
-        shortcut.weight[first, :count, 0, 0] = row
-        shortcut.weight[first + 1, :count, 0, 0] = -row
+        shortcut.weight[first, skipped : skipped + count, 0, 0] = row
+        shortcut.weight[first + 1, skipped : skipped + count, 0, 0] = -row
         shortcut.bias[first : first + 3] = torch.tensor([0.0, 0.0, PASSED])
         norm.bias[first : first + 2] = PASSED / width / scale
         conv_out.weight[i, first : first + 2, 1, 1] = torch.tensor([scale, -scale])

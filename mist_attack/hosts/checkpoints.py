@@ -74,12 +74,16 @@ def _usual() -> Path:
     )
 
 
+def demo_models() -> list[str]:
+    """The names of the bundled demo models: demo:0, demo:1."""
+    return [f"demo:{folder.name.removeprefix('seed')}" for folder in sorted(DEMO.glob("seed*"))]
+
+
 def _demo(seed: str) -> Path:
     folder = DEMO / f"seed{seed}"
     if folder.is_dir():
         return folder
-    here = ", ".join(f"demo:{found.name.removeprefix('seed')}" for found in sorted(DEMO.glob("seed*")))
-    raise CheckpointError(f"No demo model demo:{seed} in {DEMO}. There: {here or 'none'}.")
+    raise CheckpointError(f"No demo model demo:{seed} in {DEMO}. There: {', '.join(demo_models()) or 'none'}.")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
