@@ -37,7 +37,7 @@ MODE_TIP = (
 PRESET_TIP = (
     "default: the widgets below count. A named preset sets what it names, whatever the widgets say. mist: as "
     "published, with its drift in brightness. gentle: strength 8. quick: 15 large steps, as strong as "
-    "100 of Mist's on the demo model."
+    "100 of Mist's on the demo models."
 )
 
 
