@@ -187,7 +187,7 @@ def _bench(options: argparse.Namespace) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     device, dtype = diffusers.pick_device(options.device), getattr(torch, options.dtype)
-    command.run(device, dtype, options.rounds, options.out, options.only or list(command.PARTS), _say)
+    command.run(device, dtype, options.rounds, options.out, options.only or list(command.PARTS))
     print(f"all figures: {options.out}")
     return DONE
 

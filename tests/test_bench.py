@@ -202,6 +202,34 @@ def test_the_time_to_equal_protection_follows_from_cost_and_steps():
     assert command.together({"steps_to_mist_100_fused": None, "steps_to_mist_100_textural": 12}) == {}
 
 
+def test_each_part_has_a_process_of_its_own_and_joins_the_earlier_figures(tmp_path, monkeypatch):
+    made = []
+
+    class Process:
+        def __init__(self, workers, context):
+            made.append((workers, context.get_start_method()))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            made.append("closed")
+
+        def submit(self, measured, name, *arguments):
+            found = measured(name, *arguments)
+            return SimpleNamespace(result=lambda: found)
+
+    monkeypatch.setattr(command, "ProcessPoolExecutor", Process)
+    parts = {name: lambda *_, name=name: {name: 1.0} for name in ("one", "two")}
+    monkeypatch.setattr(command, "PARTS", parts)
+    out = tmp_path / "new" / "results.json"
+    command.run(torch.device("cpu"), torch.float32, 3, out, ["one"])
+    command.run(torch.device("cpu"), torch.float32, 3, out, ["two"])
+    assert made == [(1, "spawn"), "closed"] * 2
+    figures = json.loads(out.read_text(encoding="utf-8"))
+    assert {"one": 1.0, "two": 1.0}.items() <= figures.items() and figures["machine_two"]["dtype"] == "float32"
+
+
 @pytest.mark.parametrize(
     ("found", "strong"),
     [

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,15 +32,26 @@ Figures = dict[str, Any]
 Part = Callable[[torch.device, torch.dtype, int, Say], Figures]
 
 
-def run(device: torch.device, dtype: torch.dtype, rounds: int, out: Path, parts: Sequence[str], say: Say) -> Figures:
-    """The figures of `parts` (of PARTS), beside those of earlier runs that `out` holds; written to it after each."""
+def run(device: torch.device, dtype: torch.dtype, rounds: int, out: Path, parts: Sequence[str]) -> Figures:
+    """The figures of `parts` (of PARTS), beside those of earlier runs that `out` holds; written to it after each.
+
+    A part has a process of its own: what an earlier one leaves in the allocator would serve the next, and most of all
+    the baseline, which by itself has the system clear new pages at every step.
+    """
     figures: Figures = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
     for name in parts:
-        figures |= {f"machine_{name}": machine(device, dtype)} | PARTS[name](device, dtype, rounds, say)
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            found = process.submit(_measured, name, device, dtype, rounds, torch.get_num_threads()).result()
+        figures |= {f"machine_{name}": machine(device, dtype)} | found
         figures |= together(figures)
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return figures
+
+
+def _measured(name: str, device: torch.device, dtype: torch.dtype, rounds: int, threads: int) -> Figures:
+    torch.set_num_threads(threads)
+    return PARTS[name](device, dtype, rounds, partial(print, flush=True))
 
 
 def machine(device: torch.device, dtype: torch.dtype) -> Figures:

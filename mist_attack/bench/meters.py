@@ -52,9 +52,7 @@ def peak_bytes(device: torch.device, call: Callable[[], object]) -> int | None:
 
 def available_bytes(device: torch.device) -> int | None:
     """Memory that a run may take now; None where this machine cannot tell."""
-    _give_back()  # an earlier part's
     if device.type == "cuda":
-        torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0]
     return _field(MEMORY, "MemAvailable") if MEMORY.exists() else None
 
