@@ -100,6 +100,7 @@ watch_over() {
 finish() {
     local status=$?
     trap - EXIT
+    [ "$BASHPID" = $$ ] || exit "$status" # a watcher that was ended before it had given up these traps
     trap '' TERM INT HUP
     stop_child
     [ ${#also_stop[@]} = 0 ] || kill "${also_stop[@]}" 2>/dev/null
