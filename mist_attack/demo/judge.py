@@ -284,7 +284,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--unseen", type=Path, help="pictures, one sub-folder per kind")
     parser.add_argument("--checkpoint", nargs="+", default=demo_models(), help="default: every demo model there is")
-    parser.add_argument("--attacked", type=int, default=1, help="pictures of each kind that are attacked")
+    parser.add_argument("--attacked", type=int, default=2, help="pictures of each kind that are attacked")
     parser.add_argument("--out", type=Path, required=True, help="folder for the sheets")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
