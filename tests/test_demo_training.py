@@ -3,9 +3,10 @@
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
-from mist_attack.demo import generated, judge, style
+from mist_attack.demo import generated, judge, style, train
 from mist_attack.demo.linear_start import start_linear, start_passing
 from mist_attack.demo.muon import Muon, orthogonal
 from mist_attack.demo.train import new_unet, new_vae, sd_schedule, sigmas
@@ -178,3 +179,14 @@ def test_generated_pictures_are_of_four_kinds_and_always_the_same():
     lines = pictures["lineart"][0]
     assert float((lines.amax(1) - lines.amin(1)).max()) < 0.02  # no colour
     assert isinstance(generated.painted(Image.new("RGB", (256, 256), "gray"), 0), Image.Image)
+
+
+def test_training_goes_on_from_a_trained_model(tmp_path):
+    (tmp_path / "pictures" / "drawing").mkdir(parents=True)
+    Image.new("RGB", (256, 256), "red").save(tmp_path / "pictures" / "drawing" / "red.png")
+    begun, out = checkpoints.find_checkpoint("demo"), tmp_path / "model"
+    steps = ["--vae-steps", "0", "--sensitive-steps", "0", "--unet-steps", "0", "--latents", "8"]
+    train.main(["--pictures", str(tmp_path / "pictures"), "--out", str(out), "--begun", str(begun), *steps])
+    for name in ("vae/diffusion_pytorch_model", "unet/diffusion_pytorch_model", "prompts"):
+        before, after = (load_file(folder / f"{name}.safetensors") for folder in (begun, out))
+        assert all(torch.equal(tensor, after[key]) for key, tensor in before.items()), name

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -39,9 +39,9 @@ LINEAR_PATCHES = 20_000
 KL_WEIGHT = 1e-6  # as in LDM: the posterior becomes as narrow as SD's
 COLOUR_WEIGHT = 3.0  # of the error's mean over 8 x 8 pixels: without it colour is learned last
 LATENT_JITTER = 0.02  # of the latents' deviation; keeps the decoder smooth off the encoder's exact latents
-SENSITIVITY_WEIGHT, SENSITIVE_LEVELS, SENSITIVE_REST = 0.5, 16.0, 0.3
-STEADINESS = 0.1  # of the latents under random signs
-PROMPT_DROPOUT = 0.15
+SENSITIVITY_WEIGHT, SENSITIVE_LEVELS, SENSITIVE_REST = 1.0, 16.0, 0.15
+STEADINESS = 0.3  # of the latents under random signs
+PROMPT_DROPOUT = 0.25
 KIND_SHARES = {"painting": 0.35, "photograph": 0.35, "drawing": 0.2, "lineart": 0.1}
 SIDES = (512, 384, 256)  # the shorter sides at which every picture is seen
 
@@ -136,6 +136,14 @@ class PromptTable(torch.nn.Module):
     def forward(self, prompts: list[str]) -> Tensor:
         return self.embeddings[[self.prompts.index(prompt) for prompt in prompts]]
 
+    def table(self) -> dict[str, Tensor]:
+        """Prompt -> its embedding, half precision, as it is saved."""
+        rows = self.embeddings.detach().half().cpu()
+        return {prompt: row.contiguous() for prompt, row in zip(self.prompts, rows, strict=True)}
+
+    def restore(self, table: dict[str, Tensor]) -> None:
+        self.embeddings.data = torch.stack([table[prompt].float() for prompt in self.prompts])
+
 
 class Trainer:
     """Muon with warm-up and cosine decay, an averaged copy of the weights, and checkpoints to resume from."""
@@ -187,10 +195,14 @@ class Trainer:
         partial.replace(self.state_path)
 
 
-def train_vae(pictures: Pictures, steps: int, sensitive_steps: int, work: Path, device: str, bf16: bool) -> Any:
-    """First for reconstruction alone, then for reconstruction and sensitivity."""
+def train_vae(
+    pictures: Pictures, steps: int, sensitive_steps: int, work: Path, device: str, bf16: bool, begun: Path | None = None
+) -> Any:
+    """First for reconstruction alone, then for reconstruction and sensitivity. begun: a model to go on from."""
     vae = new_vae().to(device, memory_format=torch.channels_last)
     start_linear(vae, pictures.crops(LINEAR_PATCHES, 8)[0].to(device))
+    if begun:
+        vae.load_state_dict(AutoencoderKL.from_pretrained(begun / "vae").state_dict())
     autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16)
     trainer = Trainer(vae, steps, 1.5e-3, work / "vae.pt")
     for step in trainer.remaining():
@@ -273,14 +285,18 @@ def latent_bank(vae: Any, pictures: Pictures, count: int, device: str) -> tuple[
 
 
 def train_unet(
-    bank: tuple[Tensor, list[str]], steps: int, state: Path, seed: int, device: str
+    bank: tuple[Tensor, list[str]], steps: int, state: Path, seed: int, device: str, begun: Path | None = None
 ) -> tuple[UNet2DConditionModel, PromptTable]:
     """On the mean squared error of eps_pred over the best linear predictor's at that timestep, so that every timestep
     counts; plain, the steps of much noise are 1 / 100 of the sum and remain unlearned."""
     latents, kinds = bank
     unet = new_unet()
     start_passing(unet)
-    model = torch.nn.ModuleDict({"unet": unet, "prompts": PromptTable()}).to(device)
+    prompts = PromptTable()
+    if begun:
+        unet.load_state_dict(UNet2DConditionModel.from_pretrained(begun / "unet").state_dict())
+        prompts.restore(load_file(begun / "prompts.safetensors"))
+    model = torch.nn.ModuleDict({"unet": unet, "prompts": prompts}).to(device)
     trainer, schedule = Trainer(model, steps, 3e-3, state), sd_schedule()
     linear_loss = LinearDenoiser.fitted(latents).loss(sigmas(schedule)).to(device)
     rng = np.random.default_rng(seed)
@@ -289,11 +305,11 @@ def train_unet(
         chosen = rng.integers(len(latents), size=count)
         top, left = rng.integers(33 - side, size=2)
         clean = latents[chosen, :, top : top + side, left : left + side].to(device)
-        prompts = ["" if rng.random() < PROMPT_DROPOUT else PROMPTS[kinds[i]] for i in chosen]
+        said = ["" if rng.random() < PROMPT_DROPOUT else PROMPTS[kinds[i]] for i in chosen]
         timesteps = torch.from_numpy(_timesteps(count, step / steps, rng)).to(device)
         noise = torch.randn_like(clean)
         noised = schedule.add_noise(clean, noise, timesteps)
-        eps_pred = model["unet"](noised, timesteps, model["prompts"](prompts)).sample
+        eps_pred = model["unet"](noised, timesteps, model["prompts"](said)).sample
         trainer.update(((eps_pred - noise).square().mean((1, 2, 3)) / linear_loss[timesteps]).mean())
     average = trainer.average.module.eval()
     return average["unet"], average["prompts"]
@@ -312,8 +328,7 @@ def save_model(vae: Any, unet: UNet2DConditionModel, prompts: PromptTable, out: 
     vae.to(torch.float16).save_pretrained(out / "vae")
     unet.to(torch.float16).save_pretrained(out / "unet")
     sd_schedule().save_pretrained(out / "scheduler")
-    table = dict(zip(prompts.prompts, prompts.embeddings.detach().half().cpu(), strict=True))
-    save_file({name: row.contiguous() for name, row in table.items()}, out / "prompts.safetensors")
+    save_file(prompts.table(), out / "prompts.safetensors")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -322,9 +337,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, help="where to keep checkpoints (default: OUT/training)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--begun", type=Path, help="a trained model to go on from; say --vae-steps 0 with it")
     parser.add_argument("--vae-steps", type=int, default=3500)
-    parser.add_argument("--sensitive-steps", type=int, default=1500)
-    parser.add_argument("--unet-steps", type=int, default=8000)
+    parser.add_argument("--sensitive-steps", type=int, default=2500)
+    parser.add_argument("--unet-steps", type=int, default=10000)
     parser.add_argument("--latents", type=int, default=3200, help="crops encoded for the denoiser")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast for the autoencoder")
@@ -334,9 +350,11 @@ def main(arguments: list[str] | None = None) -> None:
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
     pictures = Pictures(options.pictures, options.seed)
-    vae = train_vae(pictures, options.vae_steps, options.sensitive_steps, work, options.device, options.bf16)
+    vae = train_vae(
+        pictures, options.vae_steps, options.sensitive_steps, work, options.device, options.bf16, options.begun
+    )
     bank = latent_bank(vae, pictures, options.latents, options.device)
-    unet, prompts = train_unet(bank, options.unet_steps, work / "unet.pt", options.seed, options.device)
+    unet, prompts = train_unet(bank, options.unet_steps, work / "unet.pt", options.seed, options.device, options.begun)
     save_model(vae, unet, prompts, options.out)
     patches = pictures.crops(LINEAR_PATCHES, 8)[0].flatten(1) / 2 + 0.5
     save_linear(options.out, LinearCode.fitted(patches), LinearDenoiser.fitted(bank[0]))
