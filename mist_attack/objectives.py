@@ -19,7 +19,7 @@ from .surrogate import Conditioning, Surrogate
 
 MIST_LATENTS = 16384
 REUSED = 4  # steps
-SPREAD, GOLDEN = (0.1, 0.6), (5**0.5 - 1) / 2
+SPREAD, GOLDEN = (0.1, 0.25), (5**0.5 - 1) / 2
 JUDGED_TIMESTEPS = (0.125, 0.375, 0.625, 0.875)  # of the schedule: strata, so that few draws judge it evenly
 
 

@@ -82,7 +82,7 @@ def test_unseen_pictures_of_every_kind_are_reconstructed_better_than_by_a_linear
 def test_denoising_beats_the_best_linear_predictor_in_every_band(model, pictures, linear):
     bands = ready(model, lambda m: judge.denoising(m, pictures, linear[1]))
     assert len(bands) == 10
-    assert all(ratio <= 0.95 for _, ratio, _ in bands), bands
+    assert all(ratio <= 0.9 for _, ratio, _ in bands), bands
 
 
 def test_it_is_attackable_as_the_real_one_is(model, unseen):
