@@ -88,7 +88,7 @@ def _costs(model: diffusers.DiffusersSurrogate, side: int, text: TextEncoder, ro
         figures |= _with_interval(f"step_ratio_{name}_{side}", taken["mist"], taken[name])
     for name in ("exact", "sds"):
         figures |= _with_interval(f"{name}_over_modules_{side}", taken[name], taken[f"bare_{name}"])
-    return figures | _with_interval(f"baseline_over_modules_{side}", taken["mist"], taken["bare_exact"])
+    return figures | _with_interval(f"baseline_over_modules_{side}", taken["mist"], taken["bare_plain"])
 
 
 def peaks(side: int) -> Part:

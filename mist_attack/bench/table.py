@@ -41,7 +41,7 @@ ROWS: list[tuple[str, str, Callable[[str], Callable[[Figures], str]]]] = [
     ("... 512 px", "step_ratio_sds_512", times),
     ("... `amortised`, 512 px", "step_ratio_amortised_512", times),
     ("a step costs over the bare modules, worst upper end of the intervals", "loop_over_modules", times),
-    ("Mist's step over the bare modules, 512 px", "baseline_over_modules_512", times),
+    ("Mist's step over the bare modules, 512 px, neither keeping memory", "baseline_over_modules_512", times),
     ("peak memory against Mist's at 512 px, weights included: exact", "peak_ratio_exact_512", share),
     ("... `sds`", "peak_ratio_sds_512", share),
     ("... low-VRAM", "peak_ratio_lowvram_512", share),
