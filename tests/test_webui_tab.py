@@ -14,7 +14,7 @@ from fakes.webui_face import QUICK, face, interrupt_at, painting, shift
 from PIL import Image
 
 from mist_attack.errors import CheckpointError, SettingsError
-from mist_attack.settings import Controls
+from mist_attack.settings import Controls, preset_controls, preset_names
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,6 +40,15 @@ def test_a_preset_sets_what_it_names_and_the_rest_to_defaults(shared):
         for name in ("default", "mist", "gentle")
     )
     assert default["steps"] == 30 and mist["steps"] == 100 and not mist["keep_tone"] and gentle["strength"] == 8
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_the_numbers_of_a_preset_are_on_its_sliders(preset):
+    for name, value in preset_controls(preset).items():
+        grid = face.options.WIDGETS[name][2]
+        if "step" in grid:
+            steps = (value - grid["minimum"]) / grid["step"]
+            assert grid["minimum"] <= value <= grid["maximum"] and steps == pytest.approx(round(steps)), name
 
 
 def test_widgets_give_floats_and_api_users_names():
