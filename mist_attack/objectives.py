@@ -18,7 +18,7 @@ from .settings import Settings
 from .surrogate import Conditioning, Surrogate
 
 MIST_LATENTS = 16384
-REUSED = 4  # steps
+REUSED, PAIR = 3, 2  # steps, draws
 SPREAD, GOLDEN = (0.1, 0.25), (5**0.5 - 1) / 2
 JUDGED_TIMESTEPS = (0.125, 0.375, 0.625, 0.875)  # of the schedule: strata, so that few draws judge it evenly
 
@@ -154,9 +154,11 @@ class Semantic:
 
 
 class Amortised:
-    """A semantic objective whose gradient is computed at every REUSED-th step and serves until the next.
+    """A semantic objective whose gradient is computed at every REUSED-th step, as the mean of a pair of draws with
+    opposite noise, and serves until the next.
 
-    It is noisy, and changes more by the draw than by the step; the encoder's backward, which does not, is always new.
+    It changes more by the draw than by the step: fewer and steadier ones protect better than a new one at each step.
+    The encoder's backward, which changes with the step, is always new.
     """
 
     deterministic = False
@@ -170,12 +172,18 @@ class Amortised:
 
     def value_and_gradient(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         if self.kept is None or self.calls % REUSED == 0:
-            self.kept = self.semantic.value_and_gradient(latents, generator)
+            self.kept = self._mean(latents, generator)
         self.calls += 1
         return self.kept
 
     def measure(self, latents: Tensor, seed: int) -> dict[str, Tensor]:
         return self.semantic.measure(latents, seed)
+
+    def _mean(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        losses, gradients = zip(
+            *(self.semantic.value_and_gradient(latents, generator) for _ in range(PAIR)), strict=True
+        )
+        return torch.stack(losses).mean(0), torch.stack(gradients).mean(0)
 
 
 class Fused:

@@ -41,8 +41,8 @@ class Settings:
     semantic_weight: float = 1e4
     """fused = textural - (semantic_weight / 16384) * semantic, both means per image."""
     gradient: Gradient = "exact"
-    """Semantic gradient through the UNet; by score distillation without its Jacobian (sds); or that at every fourth
-    step only, and kept for the next three (amortised)."""
+    """Semantic gradient through the UNet; by score distillation without its Jacobian (sds); or that of two draws at
+    every third step only, and kept for the next two (amortised)."""
     direction: Direction = "ascent"
     """Denoising loss maximised (Mist) or minimised (Xue et al. 2024, arXiv 2311.12832)."""
     view: ViewKind = "whole"

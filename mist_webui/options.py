@@ -55,7 +55,7 @@ HINTS = {
     "working_size": "side in pixels of the square that the model sees at once",
     "target": "textural: the pattern that the model is to see instead",
     "prompt": "semantic: what the picture is",
-    "gradient": "semantic: through the UNet; sds without it, faster; amortised that at every fourth step, fastest",
+    "gradient": "semantic: through the UNet; sds without it, faster; amortised that at every third step, fastest",
     "direction": "semantic: denoising made harder (as in Mist) or easier",
     "step": "grey levels",
     "momentum": "share of the earlier gradients that a step keeps",

@@ -39,7 +39,7 @@ def _gradient() -> list[io.Input]:
             options=["exact", "sds", "amortised"],
             default="exact",
             tooltip="The semantic gradient: exact, through the UNet; sds, score distillation, without the UNet's "
-            "derivative: faster, and with less memory; or amortised, sds at every fourth step: faster still.",
+            "derivative: faster, and with less memory; or amortised, sds at every third step: faster still.",
         ),
         advanced(
             io.Combo.Input(

@@ -169,8 +169,8 @@ def test_a_kept_step_asks_the_unet_nothing(demo, monkeypatch):
     assert (calls["vae"], calls["unet"]) == (6, 0)
 
 
-def test_amortised_is_one_fresh_step_and_the_rest_kept():
-    assert amortised({"sds": [5.0, 9.0], "kept": [1.0, 1.0]}) == [(5 + 3) / 4, (9 + 3) / 4]
+def test_amortised_has_the_unet_twice_in_three_steps():
+    assert amortised({"sds": [4.0, 7.0], "kept": [1.0, 1.0]}) == [(3 + 3 * 2) / 3, (3 + 6 * 2) / 3]
 
 
 @pytest.mark.skipif(not meters.CLEAR.exists(), reason="needs Linux's /proc")
@@ -189,7 +189,7 @@ def test_the_peak_is_what_a_call_held_at_once():
 
 
 def test_the_time_to_equal_protection_follows_from_cost_and_steps():
-    figures = {"steps_to_mist_100_fused": 15, "steps_to_mist_100_textural": 12, "step_ratio_sds_512": 5.0}
+    figures = {"steps_to_mist_100_fused": 15, "steps_to_mist_100_textural": 12, "step_ratio_amortised_512": 5.0}
     intervals = {
         f"{name}_over_modules_{side}_interval": [1.0, 1.01] for name in ("exact", "sds") for side in (256, 512)
     }
@@ -258,11 +258,14 @@ def test_the_steps_that_are_enough_are_so_on_every_demo_model(monkeypatch, secon
     monkeypatch.setattr(command, "demo_models", lambda: list(found))
     monkeypatch.setattr(command, "find_checkpoint", lambda name: name)
     monkeypatch.setattr(command.diffusers, "load", lambda name, device: SimpleNamespace(name=name))
-    strength = {8: {"target_distance": 0.9}}
-    monkeypatch.setattr(quality, "steps_to_match", lambda model, *rest: (found[model.name], strength))
+    strength, kinds = {8: {"target_distance": 0.9}}, {"drawing": {"target_distance": 0.8}}
+    monkeypatch.setattr(
+        quality, "steps_to_match", lambda model, *rest: quality.Matched(found[model.name], strength, kinds)
+    )
     figures = command.steps(torch.device("cpu"), torch.float32, 1, lambda line: None)
     assert figures["steps_to_mist_100_fused"] == figures["steps_to_mist_100_textural"] == enough
     assert figures["strength_by_steps_fused"] == {"first": strength, "second": strength}
+    assert figures["strength_by_kind_textural"] == {"first": kinds, "second": kinds}
 
 
 def test_scaling_is_by_pixel_and_against_the_first_side(demo, monkeypatch):

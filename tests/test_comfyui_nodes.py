@@ -310,7 +310,7 @@ def test_a_preset_wins_where_it_speaks_and_the_widgets_elsewhere(host):
     settings = done(host, preset="gentle", strength=30.0, seed=5)
     assert settings["epsilon"] == pytest.approx(8 / 255) and settings["seed"] == 5 and settings["steps"] == 3
     quick = done(host, preset="quick", options=default_options(host), strength=30.0)
-    assert (quick["steps"], quick["gradient"]) == (15, "sds") and quick["epsilon"] == pytest.approx(30 / 255)
+    assert (quick["steps"], quick["gradient"]) == (15, "amortised") and quick["epsilon"] == pytest.approx(30 / 255)
     assert done(host, preset="mist", options=default_options(host))["keep_tone"] is False
 
 

@@ -16,7 +16,7 @@ import torch
 
 from ..hosts import diffusers
 from ..hosts.checkpoints import demo_models, find_checkpoint
-from ..settings import Settings
+from ..settings import Settings, resolve
 from ..surrogate import Surrogate
 from . import cost, quality, tiles
 from .meters import Clock, available_bytes
@@ -156,18 +156,20 @@ def _with_interval(name: str, ours: Sequence[float], theirs: Sequence[float]) ->
 def steps(device: torch.device, dtype: torch.dtype, rounds: int, say: Say) -> Figures:
     """How few of the quick preset's steps are as strong as Mist v1's hundred, on every demo model."""
     models, images = [diffusers.load(find_checkpoint(name), device) for name in demo_models()], quality.pictures()
+    number = sum(map(len, images.values()))
     figures: Figures = {}
     for objective in ("fused", "textural"):
-        matched: list[int | None] = []
-        strength: Figures = {}
+        matched: dict[str, quality.Matched] = {}
         for model in models:
-            say(f"{model.name}, {objective}: Mist v1's {quality.MIST_STEPS} steps on {len(images)} pictures, then ours")
-            number, strength[model.name] = quality.steps_to_match(model, images, PRESET, objective)
-            matched.append(number)
-            for tried, values in strength[model.name].items():
-                say(f"  {tried} steps: " + ", ".join(f"{name} x{value:.3f}" for name, value in values.items()))
-        enough = None if None in matched else max(number for number in matched if number)
-        figures |= {f"steps_to_mist_100_{objective}": enough, f"strength_by_steps_{objective}": strength}
+            say(f"{model.name}, {objective}: Mist v1's {quality.MIST_STEPS} steps on {number} pictures, then ours")
+            found = matched[model.name] = quality.steps_to_match(model, images, PRESET, objective)
+            rows = {f"{tried} steps": values for tried, values in found.strength.items()}
+            for tried, values in (rows | found.kinds).items():
+                say(f"  {tried}: " + ", ".join(f"{name} x{value:.3f}" for name, value in values.items()))
+        steps = [found.steps for found in matched.values()]
+        figures[f"steps_to_mist_100_{objective}"] = None if None in steps else max(filter(None, steps))
+        figures[f"strength_by_steps_{objective}"] = {name: found.strength for name, found in matched.items()}
+        figures[f"strength_by_kind_{objective}"] = {name: found.kinds for name, found in matched.items()}
     return figures
 
 
@@ -184,7 +186,7 @@ def together(figures: Figures) -> Figures:
     matched = [figures.get(f"steps_to_mist_100_{objective}") for objective in ("fused", "textural")]
     if all(matched):
         found["steps_to_mist_100"] = max(number for number in matched if number)
-        if "step_ratio_sds_512" in figures:
-            rate = figures["step_ratio_sds_512"] * quality.MIST_STEPS
-            found["time_ratio_to_equal_protection"] = rate / found["steps_to_mist_100"]
+        step_ratio = figures.get(f"step_ratio_{resolve(PRESET).gradient}_512")
+        if step_ratio is not None:
+            found["time_ratio_to_equal_protection"] = step_ratio * quality.MIST_STEPS / found["steps_to_mist_100"]
     return found

@@ -11,7 +11,7 @@ import torch
 from ..hosts import heap
 from ..hosts.diffusers import DiffusersSurrogate
 from ..loss import PictureLoss
-from ..objectives import REUSED
+from ..objectives import PAIR, REUSED
 from ..pgd import Budget, pgd
 from ..protect import objectives_for
 from ..settings import Settings
@@ -22,7 +22,7 @@ from .baseline import MistV1, Prompt, as_published, mist_v1
 from .meters import Clock, peak_bytes
 
 OURS = {"exact": {}, "sds": {"gradient": "sds"}}
-"""Our ways of a fused step, as settings; amortised is one step of sds and then, REUSED - 1 times, `kept`."""
+"""Our ways of a fused step, as settings; amortised has the UNet PAIR times in REUSED steps."""
 
 GIVING_BACK = "bare_plain", "mist"
 
@@ -48,9 +48,9 @@ def variants(ready: DiffusersSurrogate, side: int, prompt: Prompt) -> dict[str, 
 
 
 def amortised(taken: Mapping[str, Sequence[float]]) -> list[float]:
-    """Seconds of a step over a whole cycle."""
+    """Seconds of a step over a whole cycle: what sds costs more than `kept` is the UNet's forward."""
     pairs = zip(taken["sds"], taken["kept"], strict=True)
-    return [(fresh + (REUSED - 1) * kept) / REUSED for fresh, kept in pairs]
+    return [kept + (sds - kept) * PAIR / REUSED for sds, kept in pairs]
 
 
 def our_step(ready: Surrogate, side: int, settings: Settings) -> Callable[[], object]:

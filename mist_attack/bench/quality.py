@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..errors import SettingsError
@@ -25,27 +26,20 @@ SIDE = 256
 MIST_STEPS = 100
 LADDER = (8, 10, 12, 15, 20, 25)
 JUDGES = range(1000, 1004)  # seeds that no attack has used
-PICTURES = "camera", "coins", "moon", "clock", "grass"
-"""Grey photographs that scikit-image brings (public domain and CC0)."""
+OF_EACH_KIND = 2
+Figures = dict[str, float]
+Pictures = Mapping[str, Sequence[Tensor]]
 
 
-def pictures(side: int = SIDE) -> list[Tensor]:
-    """(1, 3, side, side) in [0, 1] each: the shorter side reduced, the centre cropped."""
+def pictures() -> dict[str, list[Tensor]]:
+    """Kind -> OF_EACH_KIND pictures, (1, 3, SIDE, SIDE) in [0, 1], that neither the models were trained on nor any
+    preset was tuned on."""
     try:
-        import skimage.data
+        from ..demo import generated
     except ImportError as error:
         raise SettingsError('The photographs come with scikit-image: pip install "mist-protect[demo]"') from error
 
-    return [_square(Image.fromarray(getattr(skimage.data, name)()), side) for name in PICTURES]
-
-
-def _square(image: Image.Image, side: int) -> Tensor:
-    scale = side / min(image.size)
-    size = max(side, round(image.width * scale)), max(side, round(image.height * scale))
-    image = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    array = np.asarray(image.crop((left, top, left + side, top + side)))
-    return torch.from_numpy(array.copy()).permute(2, 0, 1)[None].float() / 255
+    return generated.unseen(OF_EACH_KIND)
 
 
 class Judge:
@@ -54,11 +48,11 @@ class Judge:
     def __init__(self, model: DiffusersSurrogate, objective: Objective, side: int = SIDE) -> None:
         self.model, self.settings, self.side = model, Settings(objective=objective, working_size=side), side
 
-    def figures(self, picture: Tensor) -> dict[str, float]:
+    def figures(self, picture: Tensor) -> Figures:
         """target_distance, and denoising_loss where the objective has one: means over JUDGES."""
         return self.model.run(lambda ready: self._figures(ready, picture), 1, self.side, self.side)
 
-    def _figures(self, ready: Surrogate, picture: Tensor) -> dict[str, float]:
+    def _figures(self, ready: Surrogate, picture: Tensor) -> Figures:
         views = plan(self.side, self.side, "whole", self.side, ready.spatial_multiple(self.settings.objective))
         conditioning = ready.conditioning(self.settings.prompt)
         objectives, _ = objectives_for(ready, self.settings, views, self.side, self.side, None, conditioning)
@@ -80,30 +74,58 @@ def published(model: DiffusersSurrogate, picture: Tensor, objective: Objective, 
     return to_levels(model.run(job, 1, height, width) / 2 + 0.5) / 255
 
 
-def ratios(
-    model: DiffusersSurrogate, images: Sequence[Tensor], settings: Settings, reference: Sequence[Mapping[str, float]]
-) -> dict[str, float]:
-    """Median over the pictures of our figures over the reference's; at most 1 in target_distance and at least 1 in
-    denoising_loss is as strong."""
-    judge = Judge(model, settings.objective)
-    ours = [judge.figures(protect(image, model, settings).images) for image in images]
-    return {name: median(a[name] / b[name] for a, b in zip(ours, reference, strict=True)) for name in reference[0]}
-
-
 def as_strong(found: Mapping[str, float]) -> bool:
+    """At most 1 in target_distance, and at least 1 in denoising_loss."""
     return found["target_distance"] <= 1 and found.get("denoising_loss", 1.0) >= 1
 
 
-def steps_to_match(
-    model: DiffusersSurrogate, images: Sequence[Tensor], preset: str, objective: Objective
-) -> tuple[int | None, dict[int, dict[str, float]]]:
-    """The first number of LADDER with which `preset` is as strong as Mist v1's hundred steps, and what was found."""
-    judge = Judge(model, objective)
-    reference = [judge.figures(published(model, image, objective)) for image in images]
+def medians(rows: Iterable[Mapping[str, float]]) -> Figures:
+    rows = list(rows)
+    return {name: median(row[name] for row in rows) for name in rows[0]}
+
+
+class Match:
+    """Our figures over those of Mist v1's hundred steps, on every picture through one model."""
+
+    def __init__(self, model: DiffusersSurrogate, images: Pictures, objective: Objective) -> None:
+        self.model, self.images, self.judge = model, images, Judge(model, objective)
+        self.reference = {
+            kind: [self.judge.figures(published(model, image, objective)) for image in members]
+            for kind, members in images.items()
+        }
+
+    def ratios(self, settings: Settings) -> dict[str, list[Figures]]:
+        """Kind -> for each picture, ours over Mist's."""
+        return {
+            kind: [
+                self._ratio(image, settings, mist) for image, mist in zip(members, self.reference[kind], strict=True)
+            ]
+            for kind, members in self.images.items()
+        }
+
+    def _ratio(self, image: Tensor, settings: Settings, mist: Figures) -> Figures:
+        ours = self.judge.figures(protect(image, self.model, settings).images)
+        return {name: ours[name] / mist[name] for name in mist}
+
+
+class Matched(NamedTuple):
+    steps: int | None
+    """The first number of LADDER that is as strong as Mist's hundred, in the medians over all pictures."""
+    strength: dict[int, Figures]
+    """Those medians, by number of steps."""
+    kinds: dict[str, Figures]
+    """Medians over the pictures of a kind, at the last number tried."""
+
+
+def steps_to_match(model: DiffusersSurrogate, images: Pictures, preset: str, objective: Objective) -> Matched:
+    match = Match(model, images, objective)
     wanted = replace(resolve(preset, objective=objective), working_size=SIDE)
-    found: dict[int, dict[str, float]] = {}
+    strength: dict[int, Figures] = {}
+    kinds: dict[str, Figures] = {}
     for steps in LADDER:
-        found[steps] = ratios(model, images, replace(wanted, steps=steps), reference)
-        if as_strong(found[steps]):
-            return steps, found
-    return None, found
+        found = match.ratios(replace(wanted, steps=steps))
+        strength[steps] = medians(chain.from_iterable(found.values()))
+        kinds = {kind: medians(rows) for kind, rows in found.items()}
+        if as_strong(strength[steps]):
+            return Matched(steps, strength, kinds)
+    return Matched(None, strength, kinds)
