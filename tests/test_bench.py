@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mist_attack.bench import command, meters, quality, table, tiles
-from mist_attack.bench.baseline import MistV1, as_published, mist_v1
+from mist_attack.bench.baseline import MistV1, MistV1Once, as_published, mist_v1
 from mist_attack.bench.cost import Variant, amortised, bare_step, kept_step, our_step, seconds
 from mist_attack.hosts import diffusers
 from mist_attack.hosts.checkpoints import find_checkpoint
@@ -79,6 +79,50 @@ def test_the_baselines_gradient_is_its_losss_slope(demo):
 
     difference, norm = demo.run(job, 1, SIDE, SIDE)
     assert difference == pytest.approx(norm, rel=0.01)
+
+
+@pytest.mark.parametrize("objective", ["fused", "textural"])
+def test_the_baseline_in_fewer_passes_takes_the_same_steps(demo, monkeypatch, objective):
+    def gradients(kind):
+        loss = kind(demo, image(seed=3), lambda: demo.conditioning("a painting"), objective)
+        torch.manual_seed(1)
+        return [loss.gradient(image(seed=seed)) for seed in (0, 1)]
+
+    def job(_):
+        whole = gradients(MistV1)
+        _, calls = counted(demo, monkeypatch)
+        return whole, gradients(MistV1Once), calls
+
+    whole, once, calls = demo.run(job, 1, SIDE, SIDE)
+    for expected, found in zip(whole, once, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    assert calls["vae"] == 3  # the target's, and one of each step
+
+
+def test_steps_are_judged_on_every_kind_and_summed_up_by_medians(monkeypatch):
+    """Figures of a picture: its value less a share for each step, so that the ratios are known."""
+
+    class Judge:
+        def __init__(self, model, objective):
+            pass
+
+        def figures(self, picture):
+            return {"target_distance": float(picture)}
+
+    def protected(image, model, settings):
+        return SimpleNamespace(images=image * 16 / settings.steps)
+
+    monkeypatch.setattr(quality, "Judge", Judge)
+    monkeypatch.setattr(quality, "published", lambda model, image, objective: image * image)
+    monkeypatch.setattr(quality, "protect", protected)
+    images = {"drawing": [torch.tensor(1.0), torch.tensor(2.0)], "photograph": [torch.tensor(1.25)]}
+    found = quality.steps_to_match(None, images, "quick", "textural")
+    assert found.steps == 15 and list(found.strength) == [8, 10, 12, 15]
+    for steps, values in found.strength.items():  # of 1, 1 / 2 and 1 / 1.25
+        assert values == {"target_distance": pytest.approx(16 / steps / 1.25)}
+    assert found.kinds["drawing"] == {"target_distance": pytest.approx(16 / 15 * 0.75)}
+    assert found.kinds["photograph"] == {"target_distance": pytest.approx(16 / 15 / 1.25)}
+    assert quality.steps_to_match(None, {"drawing": [torch.tensor(0.1)]}, "quick", "textural").steps is None
 
 
 def test_as_published_gives_back_what_it_takes(demo):
@@ -202,10 +246,12 @@ def test_the_time_to_equal_protection_follows_from_cost_and_steps():
     assert command.together({"steps_to_mist_100_fused": None, "steps_to_mist_100_textural": 12}) == {}
 
 
-def test_each_part_has_a_process_of_its_own_and_joins_the_earlier_figures(tmp_path, monkeypatch):
+@pytest.fixture
+def made(monkeypatch):
+    """What is done with processes, whose work is done in this one."""
     made = []
 
-    class Process:
+    class Processes:
         def __init__(self, workers, context):
             made.append((workers, context.get_start_method()))
 
@@ -215,11 +261,15 @@ def test_each_part_has_a_process_of_its_own_and_joins_the_earlier_figures(tmp_pa
         def __exit__(self, *_):
             made.append("closed")
 
-        def submit(self, measured, name, *arguments):
-            found = measured(name, *arguments)
+        def submit(self, call, *arguments):
+            found = call(*arguments)
             return SimpleNamespace(result=lambda: found)
 
-    monkeypatch.setattr(command, "ProcessPoolExecutor", Process)
+    monkeypatch.setattr(command, "ProcessPoolExecutor", Processes)
+    return made
+
+
+def test_each_part_has_a_process_of_its_own_and_joins_the_earlier_figures(tmp_path, monkeypatch, made):
     parts = {name: lambda *_, name=name: {name: 1.0} for name in ("one", "two")}
     monkeypatch.setattr(command, "PARTS", parts)
     out = tmp_path / "new" / "results.json"
@@ -253,7 +303,7 @@ def test_the_judge_gives_equal_pictures_equal_figures_and_sees_a_protection(demo
 
 
 @pytest.mark.parametrize(("second", "enough"), [(12, 12), (None, None)])
-def test_the_steps_that_are_enough_are_so_on_every_demo_model(monkeypatch, second, enough):
+def test_the_steps_that_are_enough_are_so_on_every_demo_model(monkeypatch, made, second, enough):
     found = {"first": 8, "second": second}
     monkeypatch.setattr(command, "demo_models", lambda: list(found))
     monkeypatch.setattr(command, "find_checkpoint", lambda name: name)
@@ -262,7 +312,10 @@ def test_the_steps_that_are_enough_are_so_on_every_demo_model(monkeypatch, secon
     monkeypatch.setattr(
         quality, "steps_to_match", lambda model, *rest: quality.Matched(found[model.name], strength, kinds)
     )
+    monkeypatch.setattr(quality, "pictures", dict)
+    monkeypatch.setattr(command.torch, "set_num_threads", lambda threads: None)
     figures = command.steps(torch.device("cpu"), torch.float32, 1, lambda line: None)
+    assert made[0] == (2, "spawn")
     assert figures["steps_to_mist_100_fused"] == figures["steps_to_mist_100_textural"] == enough
     assert figures["strength_by_steps_fused"] == {"first": strength, "second": strength}
     assert figures["strength_by_kind_textural"] == {"first": kinds, "second": kinds}

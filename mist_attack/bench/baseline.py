@@ -44,8 +44,7 @@ class MistV1:
         if self.objective == "textural":
             return loss
         rate = RATE * zx.numel() / MIST_LATENTS
-        crop = x.clone()  # the random crop of a picture of the crop's size
-        return loss - rate * self._denoising_loss(self._latents(crop))
+        return loss - rate * self._denoising_loss(self._latents(self._crop(x)))
 
     def gradient(self, x: Tensor) -> Tensor:
         """At x. The UNet's weights accumulate theirs, which nobody uses."""
@@ -56,7 +55,14 @@ class MistV1:
 
     def _latents(self, x: Tensor) -> Tensor:
         self.context = self.prompt()
-        return self.vae.config.scaling_factor * self.vae.encode(x).latent_dist.sample()
+        return self.vae.config.scaling_factor * self._posterior(x).sample()
+
+    def _posterior(self, x: Tensor) -> Any:
+        return self.vae.encode(x).latent_dist
+
+    def _crop(self, x: Tensor) -> Tensor:
+        """The random crop of a picture of the crop's size."""
+        return x.clone()
 
     def _denoising_loss(self, z: Tensor) -> Tensor:
         t = torch.randint(len(self.alphas), (1,), device=z.device)
@@ -65,6 +71,27 @@ class MistV1:
             (alpha.sqrt() * z + (1 - alpha).sqrt() * noise).to(self.unet.dtype), t, self.context
         ).sample
         return (predicted.float() - noise).square().mean()
+
+
+class MistV1Once(MistV1):
+    """The same function, random draws included, in fewer passes: each picture is encoded once a step, and the target
+    once. For what the steps reach, where their cost is not asked."""
+
+    def __init__(self, surrogate: DiffusersSurrogate, target: Tensor, prompt: Prompt, objective: str = "fused") -> None:
+        super().__init__(surrogate, target, prompt, objective)
+        with torch.no_grad():
+            self.known = target, super()._posterior(target)
+        self.seen = self.known
+
+    def _posterior(self, x: Tensor) -> Any:
+        if x is self.known[0]:
+            return self.known[1]
+        if x is not self.seen[0]:
+            self.seen = x, super()._posterior(x)
+        return self.seen[1]
+
+    def _crop(self, x: Tensor) -> Tensor:
+        return x
 
 
 def mist_v1(loss: MistV1, x0: Tensor, epsilon: float, steps: int) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from ..hosts import diffusers
 from ..hosts.checkpoints import demo_models, find_checkpoint
 from ..settings import Settings, resolve
-from ..surrogate import Surrogate
+from ..surrogate import Objective, Surrogate
 from . import cost, quality, tiles
 from .meters import Clock, available_bytes
 from .models import TextEncoder, random_sd_v1
@@ -155,22 +155,38 @@ def _with_interval(name: str, ours: Sequence[float], theirs: Sequence[float]) ->
 
 def steps(device: torch.device, dtype: torch.dtype, rounds: int, say: Say) -> Figures:
     """How few of the quick preset's steps are as strong as Mist v1's hundred, on every demo model."""
-    models, images = [diffusers.load(find_checkpoint(name), device) for name in demo_models()], quality.pictures()
-    number = sum(map(len, images.values()))
     figures: Figures = {}
     for objective in ("fused", "textural"):
-        matched: dict[str, quality.Matched] = {}
-        for model in models:
-            say(f"{model.name}, {objective}: Mist v1's {quality.MIST_STEPS} steps on {number} pictures, then ours")
-            found = matched[model.name] = quality.steps_to_match(model, images, PRESET, objective)
+        say(f"{objective}: Mist v1's {quality.MIST_STEPS} steps, then ours, on every demo model")
+        matched = _matched(objective, device)
+        for model, found in matched.items():
+            say(f"  {model}")
             rows = {f"{tried} steps": values for tried, values in found.strength.items()}
             for tried, values in (rows | found.kinds).items():
-                say(f"  {tried}: " + ", ".join(f"{name} x{value:.3f}" for name, value in values.items()))
+                say(f"    {tried}: " + ", ".join(f"{name} x{value:.3f}" for name, value in values.items()))
         steps = [found.steps for found in matched.values()]
         figures[f"steps_to_mist_100_{objective}"] = None if None in steps else max(filter(None, steps))
         figures[f"strength_by_steps_{objective}"] = {name: found.strength for name, found in matched.items()}
         figures[f"strength_by_kind_{objective}"] = {name: found.kinds for name, found in matched.items()}
     return figures
+
+
+def _matched(objective: Objective, device: torch.device) -> dict[str, quality.Matched]:
+    """By model. On a CPU one process for each: such small models leave most of a second core idle."""
+    names = demo_models()
+    together = len(names) if device.type == "cpu" else 1
+    threads = max(1, torch.get_num_threads() // together)
+    with ProcessPoolExecutor(together, get_context("spawn")) as processes:
+        found = [processes.submit(_matched_on, name, objective, device, threads) for name in names]
+        return dict(future.result() for future in found)
+
+
+def _matched_on(
+    checkpoint: str, objective: Objective, device: torch.device, threads: int
+) -> tuple[str, quality.Matched]:
+    torch.set_num_threads(threads)
+    model = diffusers.load(find_checkpoint(checkpoint), device)
+    return model.name, quality.steps_to_match(model, quality.pictures(), PRESET, objective)
 
 
 PARTS: dict[str, Part] = {"steps": steps, "tiles": tiles.figures, "scaling": scaling}

@@ -20,7 +20,7 @@ from ..settings import Settings, resolve
 from ..surrogate import Objective, Surrogate
 from ..targets import pattern
 from ..views import plan
-from .baseline import MistV1, mist_v1
+from .baseline import MistV1Once, mist_v1
 
 SIDE = 256
 MIST_STEPS = 100
@@ -68,7 +68,7 @@ def published(model: DiffusersSurrogate, picture: Tensor, objective: Objective, 
     def job(ready: Surrogate) -> Tensor:
         torch.manual_seed(23)
         target, prompt = pattern("lattice", height, width).to(ready.device), ready.conditioning("a painting")
-        loss = MistV1(model, target * 2 - 1, lambda: prompt, objective)
+        loss = MistV1Once(model, target * 2 - 1, lambda: prompt, objective)
         return mist_v1(loss, picture.to(ready.device) * 2 - 1, epsilon=16, steps=steps).cpu()
 
     return to_levels(model.run(job, 1, height, width) / 2 + 0.5) / 255
