@@ -372,6 +372,12 @@ def test_the_readmes_table_is_the_results():
     assert readme == table.written(readme, figures)
 
 
+def test_the_table_tells_the_kinds_apart_by_model():
+    kinds = {"drawing": {"target_distance": 0.5}, "painting": {"target_distance": 1.25}}
+    cell = table.by_kind("target_distance")("strength")
+    assert cell({"strength": {"one": kinds, "two": dict(reversed(kinds.items()))}}) == "0.50, 1.25; 1.25, 0.50"
+
+
 def test_a_loss_without_a_model_costs_the_loop_its_arrays_alone():
     x = torch.rand(1, 3, 8, 8)
     value, gradient = tiles.NoModel().value_and_gradient(x)

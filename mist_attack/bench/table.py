@@ -34,6 +34,15 @@ def last(name: str) -> Callable[[Figures], str]:
     return lambda figures: f"{list(figures[name].values())[-1]:.2f} times"
 
 
+def by_kind(measure: str) -> Callable[[str], Callable[[Figures], str]]:
+    def cell(figures: Figures, name: str) -> str:
+        models = (", ".join(f"{kind[measure]:.2f}" for kind in kinds.values()) for kinds in figures[name].values())
+        return "; ".join(models)
+
+    return lambda name: lambda figures: cell(figures, name)
+
+
+KINDS = "drawings, line drawings, paintings, photographs; the second model's"
 ROWS: list[tuple[str, str, Callable[[str], Callable[[Figures], str]]]] = [
     ("a fused step is faster than Mist's, exact gradient, 256 px", "step_ratio_exact_256", times),
     ("... 512 px", "step_ratio_exact_512", times),
@@ -49,6 +58,8 @@ ROWS: list[tuple[str, str, Callable[[str], Callable[[Figures], str]]]] = [
     ("memory of the model for 2048 px in tiles, against 512 px", "model_memory_2048_over_512", times),
     ("cost per covered pixel of 2048 px in tiles, against 512 px", "cost_per_covered_pixel_2048_over_512", times),
     ("steps (preset `quick`) as strong as Mist's 100, on each demo model", "steps_to_mist_100", count),
+    (f"... their distance to the target over Mist's: {KINDS}", "strength_by_kind_fused", by_kind("target_distance")),
+    (f"... their denoising loss over Mist's: {KINDS}", "strength_by_kind_fused", by_kind("denoising_loss")),
     ("time to equal protection against Mist's, 512 px", "time_ratio_to_equal_protection", times),
 ]  # fmt: skip
 
