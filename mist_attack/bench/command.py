@@ -164,8 +164,8 @@ def steps(device: torch.device, dtype: torch.dtype, rounds: int, say: Say) -> Fi
             rows = {f"{tried} steps": values for tried, values in found.strength.items()}
             for tried, values in (rows | found.kinds).items():
                 say(f"    {tried}: " + ", ".join(f"{name} x{value:.3f}" for name, value in values.items()))
-        steps = [found.steps for found in matched.values()]
-        figures[f"steps_to_mist_100_{objective}"] = None if None in steps else max(filter(None, steps))
+        enough = [found.steps for found in matched.values()]
+        figures[f"steps_to_mist_100_{objective}"] = None if None in enough else max(filter(None, enough))
         figures[f"strength_by_steps_{objective}"] = {name: found.strength for name, found in matched.items()}
         figures[f"strength_by_kind_{objective}"] = {name: found.kinds for name, found in matched.items()}
     return figures
@@ -174,9 +174,9 @@ def steps(device: torch.device, dtype: torch.dtype, rounds: int, say: Say) -> Fi
 def _matched(objective: Objective, device: torch.device) -> dict[str, quality.Matched]:
     """By model. On a CPU one process for each: such small models leave most of a second core idle."""
     names = demo_models()
-    together = len(names) if device.type == "cpu" else 1
-    threads = max(1, torch.get_num_threads() // together)
-    with ProcessPoolExecutor(together, get_context("spawn")) as processes:
+    workers = len(names) if device.type == "cpu" else 1
+    threads = max(1, torch.get_num_threads() // workers)
+    with ProcessPoolExecutor(workers, get_context("spawn")) as processes:
         found = [processes.submit(_matched_on, name, objective, device, threads) for name in names]
         return dict(future.result() for future in found)
 
