@@ -100,7 +100,7 @@ def test_the_baseline_in_fewer_passes_takes_the_same_steps(demo, monkeypatch, ob
 
 
 def test_steps_are_judged_on_every_kind_and_summed_up_by_medians(monkeypatch):
-    """Figures of a picture: its value less a share for each step, so that the ratios are known."""
+    """A picture of value v has the figure v: v * 16 / steps for ours and v * v for Mist's, so the ratios are known."""
 
     class Judge:
         def __init__(self, model, objective):

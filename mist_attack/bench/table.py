@@ -35,11 +35,10 @@ def last(name: str) -> Callable[[Figures], str]:
 
 
 def by_kind(measure: str) -> Callable[[str], Callable[[Figures], str]]:
-    def cell(figures: Figures, name: str) -> str:
-        models = (", ".join(f"{kind[measure]:.2f}" for kind in kinds.values()) for kinds in figures[name].values())
-        return "; ".join(models)
+    def model(kinds: Figures) -> str:
+        return ", ".join(f"{kind[measure]:.2f}" for kind in kinds.values())
 
-    return lambda name: lambda figures: cell(figures, name)
+    return lambda name: lambda figures: "; ".join(map(model, figures[name].values()))
 
 
 KINDS = "drawings, line drawings, paintings, photographs; the second model's"
@@ -60,7 +59,7 @@ ROWS: list[tuple[str, str, Callable[[str], Callable[[Figures], str]]]] = [
     ("steps (preset `quick`) as strong as Mist's 100, on each demo model", "steps_to_mist_100", count),
     (f"... their distance to the target over Mist's: {KINDS}", "strength_by_kind_fused", by_kind("target_distance")),
     (f"... their denoising loss over Mist's: {KINDS}", "strength_by_kind_fused", by_kind("denoising_loss")),
-    ("time to equal protection against Mist's, 512 px", "time_ratio_to_equal_protection", times),
+    ("time to equal protection against Mist's, 512 px, by the preset's gradient", "time_ratio_to_equal_protection", times),
 ]  # fmt: skip
 
 
