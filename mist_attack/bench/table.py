@@ -59,7 +59,7 @@ ROWS: list[tuple[str, str, Callable[[str], Callable[[Figures], str]]]] = [
     ("steps (preset `quick`) as strong as Mist's 100, on each demo model", "steps_to_mist_100", count),
     (f"... their distance to the target over Mist's: {KINDS}", "strength_by_kind_fused", by_kind("target_distance")),
     (f"... their denoising loss over Mist's: {KINDS}", "strength_by_kind_fused", by_kind("denoising_loss")),
-    ("time to equal protection over Mist's, 512 px, by `quick`'s gradient", "time_ratio_to_equal_protection", times),
+    ("time to equal protection against Mist's, 512 px, `quick`'s gradient", "time_ratio_to_equal_protection", times),
 ]  # fmt: skip
 
 
