@@ -11,6 +11,7 @@ from torch import Tensor
 from .errors import PictureError
 from .loss import PictureLoss
 from .protect import check, objectives_for, to_levels
+from .randomness import integers, normal, seeded
 from .report import psnr, ssim
 from .settings import Settings
 from .surrogate import Conditioning, Surrogate
@@ -44,12 +45,12 @@ def img2img(
     Deterministic Euler steps in sigma (Karras et al. 2022, algorithm 2 without churn), which is DDIM.
     image: (1, 3, H, W) in [0, 1], sides multiples of the model's. strength: in (0, 1].
     """
-    generator = torch.Generator(surrogate.device).manual_seed(seed)
+    generator = seeded(surrogate.device, seed)
     x = surrogate.encode(image)
     highest = max(1, round(strength * len(surrogate.sigmas)) - 1)
-    timesteps = torch.linspace(highest, 0, steps).round().long()
+    timesteps = torch.linspace(highest, 0, steps, dtype=torch.float32, device="cpu").round().long()
     sigmas = torch.cat([surrogate.sigmas[timesteps.to(surrogate.sigmas.device)], x.new_zeros(1)])
-    noise = torch.randn(x.shape, generator=generator, device=x.device)
+    noise = normal(x, generator)
     x = surrogate.noised(x, noise, sigmas[:1])
     for sigma, following in pairwise(sigmas):
         if sigma == following:  # two rounded timesteps fell together
@@ -91,10 +92,9 @@ def compare(
         conditioning = surrogate.conditioning(settings.prompt)
     multiple = surrogate.spatial_multiple(settings.objective)
     (view,) = plan(before.shape[2], before.shape[3], "whole", settings.working_size, multiple)
+    pictures = [picture.to(surrogate.device, torch.float32) for picture in (before, after)]
     return surrogate.run(
-        lambda ready: _compare(
-            ready, before.to(ready.device), after.to(ready.device), view, settings, target, conditioning
-        ),
+        lambda ready: _compare(ready, *pictures, view, settings, target, conditioning),
         1,
         view.model_height,
         view.model_width,
@@ -112,10 +112,10 @@ def _compare(
     target: Tensor | None,
     conditioning: Conditioning,
 ) -> Comparison:
-    generator = torch.Generator(ready.device).manual_seed(settings.seed)
+    generator = seeded(ready.device, settings.seed)
     objectives, _ = objectives_for(ready, settings, [view], view.height, view.width, target, conditioning)
     loss = PictureLoss(ready, [view], objectives, generator)
-    signs = torch.randint(0, 2, before.shape, generator=generator, device=before.device) * 2 - 1
+    signs = integers(2, tuple(before.shape), generator, before.device) * 2 - 1
     noisy = (before + (after - before).abs() * signs).clamp(0, 1)
     looks = [view.look(view.region(picture)) for picture in (before, after, noisy)]
     latents = [ready.encode(look) for look in looks]

@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .randomness import integers, normal, seeded, uniform
 from .settings import Settings
 from .surrogate import Conditioning, Surrogate
 
@@ -64,8 +65,7 @@ Draws = Callable[[Tensor, int, torch.Generator], tuple[Tensor, Tensor]]
 
 def random_draws(latents: Tensor, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Every timestep as likely as any other, each draw by itself (AdvDM, Mist)."""
-    timesteps = torch.randint(length, (len(latents),), generator=generator, device=latents.device)
-    return timesteps, _normal(latents, generator)
+    return integers(length, (len(latents),), generator, latents.device), normal(latents, generator)
 
 
 class SpreadDraws:
@@ -82,12 +82,13 @@ class SpreadDraws:
 
     def __call__(self, latents: Tensor, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         if self.first is None:
-            self.first = torch.rand((), generator=generator, device=latents.device)
-        places = self.first + GOLDEN * torch.arange(self.drawn, self.drawn + len(latents), device=latents.device)
+            self.first = uniform(latents.new_empty(()), generator)
+        numbers = torch.arange(self.drawn, self.drawn + len(latents), device=latents.device, dtype=latents.dtype)
+        places = self.first + GOLDEN * numbers
         self.drawn += len(latents)
         low, high = SPREAD
         if self.noise is None or self.noise.shape != latents.shape:
-            noise = self.noise = _normal(latents, generator)
+            noise = self.noise = normal(latents, generator)
         else:
             noise, self.noise = -self.noise, None
         return ((low + (high - low) * (places % 1)) * length).long(), noise
@@ -125,12 +126,12 @@ class Semantic:
         return self.sign * loss, self.sign * gradient
 
     def measure(self, latents: Tensor, seed: int) -> dict[str, Tensor]:
-        generator = torch.Generator(latents.device).manual_seed(seed)
+        generator = seeded(latents.device, seed)
         losses = []
         with torch.no_grad():
             for share in JUDGED_TIMESTEPS:
                 sigma = self.surrogate.sigmas[int(share * len(self.surrogate.sigmas))].expand(len(latents))
-                noise = _normal(latents, generator)
+                noise = normal(latents, generator)
                 losses.append(_mean_square(self._error(latents, noise, sigma)).mean())
         return {"denoising_loss": torch.stack(losses).mean()}
 
@@ -231,7 +232,3 @@ def _semantic(settings: Settings, surrogate: Surrogate, conditioning: Conditioni
 
 def _mean_square(difference: Tensor) -> Tensor:
     return difference.square().mean(dim=(1, 2, 3))
-
-
-def _normal(latents: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(latents.shape, generator=generator, device=latents.device, dtype=latents.dtype)

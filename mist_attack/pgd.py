@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import GradientError, Stop
+from .randomness import uniform
 
 TONE_TOLERANCE = 0.02 / 255
 TONE_ROUNDS = 50
@@ -62,7 +63,7 @@ class Budget:
         """A uniformly random member; x0 itself without a generator."""
         if generator is None:
             return self.x0.clone()
-        noise = torch.rand(self.x0.shape, generator=generator, device=self.x0.device, dtype=self.x0.dtype)
+        noise = uniform(self.x0, generator)
         return self.project(noise.mul_(2).sub_(1).mul_(self.reach).add_(self.x0))
 
     def project(self, x: Tensor) -> Tensor:
@@ -163,7 +164,7 @@ class _Best:
 
     def __init__(self, x: Tensor) -> None:
         self.x = x.clone()
-        self.value = torch.full((), torch.inf, device=x.device)
+        self.value = torch.full((), torch.inf, device=x.device, dtype=x.dtype)
 
     def offer(self, x: Tensor, value: Tensor) -> None:
         better = value < self.value

@@ -13,6 +13,7 @@ from .errors import PictureError
 from .loss import PictureLoss
 from .objectives import Fused, LatentObjective, build
 from .pgd import Budget, OnStep, pgd
+from .randomness import seeded
 from .report import Report, pixel_figures
 from .settings import Settings
 from .surrogate import Surrogate, out_of_memory
@@ -63,7 +64,7 @@ def check(images: Tensor, mask: Tensor | None = None, target: Tensor | None = No
         _check_picture("a target", target)
     batch, _, height, width = images.shape
     if mask is None:
-        return torch.ones(1, 1, 1, 1).expand(batch, 1, height, width)
+        return images.new_ones(1, 1, 1, 1, dtype=torch.float32).expand(batch, 1, height, width)
     if mask.ndim != 4 or mask.shape[0] not in (1, batch) or mask.shape[1:] != (1, height, width):
         raise PictureError(
             f"Expected a mask of shape (1 or {batch}, 1, {height}, {width}), as large as the picture; "
@@ -129,7 +130,7 @@ class _Job:
 
     def _attack(self, ready: Surrogate, image: Tensor, mask: Tensor, views: list[View]) -> Protected:
         begun, settings = time.perf_counter(), self.settings
-        generator = torch.Generator(ready.device).manual_seed(settings.seed)
+        generator = seeded(ready.device, settings.seed)
         source = image.to(ready.device, torch.float32)
         original = to_levels(source)
         budget = Budget(original / 255, settings.epsilon, mask.to(ready.device), keep_tone=settings.keep_tone)
@@ -196,7 +197,7 @@ def objectives_for(
     for view in views:
         if pulled.key(view) not in latents:
             with torch.no_grad():
-                latents[pulled.key(view)] = ready.encode(pulled.seen(view).to(ready.device))
+                latents[pulled.key(view)] = ready.encode(pulled.seen(view).to(ready.device, torch.float32))
     return [build(settings, ready, latents[pulled.key(view)], conditioning) for view in views], pulled.name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -80,7 +81,7 @@ def pixel_figures(original_levels: Tensor, protected_levels: Tensor, epsilon_lev
 def psnr(a: Tensor, b: Tensor) -> float | None:
     """Peak signal-to-noise ratio in dB of two uint8 pictures; None for equal ones."""
     squares = sum(float((s.to(torch.float32) - t.to(torch.float32)).square().sum()) for s, t in _strips(a, b))
-    return None if squares == 0 else float(10 * torch.log10(torch.tensor(255.0**2 * a.numel() / squares)))
+    return None if squares == 0 else 10 * math.log10(255.0**2 * a.numel() / squares)
 
 
 def ssim(a: Tensor, b: Tensor) -> float | None:
@@ -105,7 +106,7 @@ def _ssim_map(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _blur(image: Tensor) -> Tensor:
-    position = torch.arange(SSIM_WINDOW, device=image.device) - SSIM_WINDOW // 2
+    position = torch.arange(SSIM_WINDOW, device=image.device, dtype=image.dtype) - SSIM_WINDOW // 2
     kernel = torch.exp(-(position**2) / (2 * SSIM_SIGMA**2))
     kernel = (kernel / kernel.sum()).repeat(3, 1, 1, 1)  # (3, 1, 1, 11)
     rows = F.conv2d(image, kernel.transpose(2, 3), groups=3)

@@ -19,6 +19,14 @@ Conditioning = Any
 
 Result = TypeVar("Result")
 
+_OUT_OF_MEMORY = (
+    "out of memory",  # CUDA, ROCm, XPU, MPS
+    "can't allocate memory",  # CPU, Linux
+    "not enough memory",  # CPU, Windows
+    "ALLOC_FAILED",  # cuBLAS and cuDNN, which allocate for themselves
+    "Could not allocate tensor",  # DirectML
+)
+
 
 class Surrogate(Protocol):
     """A model as the engine sees it. `tests/test_surrogate_contract.py` is this contract as tests."""
@@ -87,5 +95,4 @@ def out_of_memory(error: BaseException) -> bool:
     """Memory ran out: on an accelerator, or on the CPU, where torch raises a bare RuntimeError."""
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)

@@ -52,8 +52,8 @@ def pattern(name: str, height: int, width: int) -> Tensor:
     """A built-in target, (1, 3, height, width) float32 in [0, 1]. Raises SettingsError for an unknown name."""
     if name not in PATTERNS:
         raise SettingsError(f"Unknown target '{name}'. Choose {', '.join(PATTERNS)}, or give a picture.")
-    rows = torch.arange(height, dtype=torch.float32)[:, None]
-    columns = torch.arange(width, dtype=torch.float32)[None, :]
+    rows = torch.arange(height, dtype=torch.float32, device="cpu")[:, None]
+    columns = torch.arange(width, dtype=torch.float32, device="cpu")[None, :]
     return PATTERNS[name](rows, columns).expand(3, height, width)[None].clone()
 
 

@@ -78,7 +78,8 @@ def _forward(
         or x.device.type not in DEVICES
         or any(value is not None for value in (*others, *options.values()))
         or (temb is not None and projection is None)
-        or (weights is own_weights and not _fits(block.conv1.weight, x))
+        or _is_autocast(x.device.type)
+        or (weights is own_weights and not _fits(block, x))
     ):
         return plainly(x, temb, *others, **options)
     h = half(x, block.norm1, block.conv1, weights)
@@ -92,9 +93,17 @@ def _forward(
     return h if factor == 1.0 else h / factor
 
 
-def _fits(weight: Tensor, x: Tensor) -> bool:
-    """Not under autocast, and not where the host brings the weight to the device call by call."""
-    return weight.dtype == x.dtype and weight.device == x.device
+def _fits(block: Any, x: Tensor) -> bool:
+    """Not where the host brings weights to the device, or into the dtype, call by call."""
+    kept = [parameter for name in PARTS for parameter in getattr(block, name).parameters(recurse=False)]
+    return all(parameter.dtype == x.dtype and parameter.device == x.device for parameter in kept)
+
+
+def _is_autocast(device: str) -> bool:
+    try:
+        return torch.is_autocast_enabled(device)
+    except TypeError:  # torch < 2.4
+        return torch.is_autocast_cpu_enabled() if device == "cpu" else torch.is_autocast_enabled()
 
 
 def half(x: Tensor, norm: nn.GroupNorm, conv: nn.Conv2d, weights: Weights = own_weights) -> Tensor:
@@ -132,17 +141,21 @@ class _Half(torch.autograd.Function):
 
 
 def _arranged(x: Tensor) -> Tensor:
-    """x in one of the two formats that norms take: a view of (B, C, H, W) may look like the second and have a stride
-    that they refuse."""
+    """x in a format that the device's norms take. CUDA's take plain memory alone, and their backward reads any other as
+    if it were plain; a CPU's take channels-last too, but not each view of (B, C, H, W) that looks like it."""
     _, channels, height, width = x.shape
-    if x.is_contiguous() or x.stride() == (channels * height * width, 1, width * channels, channels):
+    if x.is_contiguous():
         return x
-    return x.clone(memory_format=_format(x))
+    if _format(x) == torch.contiguous_format:
+        return x.contiguous()
+    channels_last = (channels * height * width, 1, width * channels, channels)
+    return x if x.stride() == channels_last else x.clone(memory_format=torch.channels_last)
 
 
 def _format(x: Tensor) -> torch.memory_format:
+    """Of an arranged x, and the one in which to arrange another."""
     is_plain = x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last)
-    return torch.contiguous_format if is_plain else torch.channels_last
+    return torch.contiguous_format if is_plain or x.device.type != "cpu" else torch.channels_last
 
 
 def _shape(x: Tensor) -> tuple[int, int, int]:

@@ -54,7 +54,7 @@ def from_file(path: Path, config: Path) -> PromptEncoder:
                 prompt, FIXED_PROMPTS, "A single file has no vocabulary; a diffusers folder takes any prompt."
             )
         tokens = (START, *FIXED_PROMPTS[prompt])
-        padded = torch.tensor([tokens + (END,) * (LENGTH - len(tokens))])
+        padded = torch.tensor([tokens + (END,) * (LENGTH - len(tokens))], device="cpu")
         return _last_hidden_state(_text_encoder(path, config), padded)
 
     return encode

@@ -198,7 +198,7 @@ def _takes_a_prompt_alone(model: Any) -> bool:
 def _sigmas(model: Any) -> Tensor:
     """Noise levels of the training schedule, whatever the options make of it for sampling."""
     alphas_cumprod = getattr(model, "alphas_cumprod_original", model.alphas_cumprod)
-    alphas_cumprod = alphas_cumprod.detach().double().clamp(min=5e-8)
+    alphas_cumprod = alphas_cumprod.detach().cpu().double().clamp(min=5e-8)
     return ((1 - alphas_cumprod) / alphas_cumprod).sqrt().float()
 
 
