@@ -133,7 +133,7 @@ class _Job:
         generator = seeded(ready.device, settings.seed)
         source = image.to(ready.device, torch.float32)
         original = to_levels(source)
-        budget = Budget(original / 255, settings.epsilon, mask.to(ready.device), keep_tone=settings.keep_tone)
+        budget = Budget(to_unit(original), settings.epsilon, mask.to(ready.device), keep_tone=settings.keep_tone)
         height, width = image.shape[2:]
         objectives, target_name = objectives_for(ready, settings, views, height, width, self.target, self.conditioning)
         loss = PictureLoss(ready, views, objectives, generator)
@@ -141,7 +141,7 @@ class _Job:
         before = loss.measure(budget.x0, settings.seed)
         movable = bool(budget.reach.any())
         protected, done = self._descend(loss, budget, original, generator) if movable else (original, 0)
-        after = loss.measure(protected / 255, settings.seed)
+        after = loss.measure(to_unit(protected), settings.seed)
 
         report = Report(
             model=ready.name,
@@ -158,7 +158,7 @@ class _Job:
             notices=list(self.notices),
             **pixel_figures(original.cpu(), protected.cpu(), settings.epsilon * 255),
         )
-        result = torch.where(budget.reach > 0, protected / 255, source)
+        result = torch.where(budget.reach > 0, to_unit(protected), source)
         return Protected(result.to(image.device), [report])
 
     def _descend(
@@ -204,6 +204,11 @@ def objectives_for(
 def to_levels(images: Tensor) -> Tensor:
     """[0, 1] -> uint8 by rounding; truncation would darken by half a level."""
     return images.mul(255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def to_unit(levels: Tensor) -> Tensor:
+    """uint8 -> [0, 1], float32 whatever torch's default is."""
+    return levels.to(torch.float32) / 255
 
 
 def quantize(x: Tensor, original: Tensor, reach: Tensor) -> Tensor:

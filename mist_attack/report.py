@@ -122,4 +122,4 @@ def _strips(a: Tensor, b: Tensor, overlap: int = 0) -> list[tuple[Tensor, Tensor
 def _channel_means(shift: Tensor, where: Tensor) -> list[float]:
     counts = where.sum(dim=(0, 2, 3)).clamp(min=1)
     sums = (shift * where).sum(dim=(0, 2, 3), dtype=torch.int64)
-    return [round(value, 4) for value in (sums / counts).tolist()]
+    return [round(value, 4) for value in (sums.double() / counts).tolist()]

@@ -74,11 +74,12 @@ class PatternTarget:
 class PictureTarget:
     """A picture laid over the whole of the protected one (cropped to its aspect), seen through the same views.
 
-    target: (1, 3, h, w) float32 in [0, 1], of any size. height, width: of the protected picture, pixels.
+    target: (1, 3, h, w) in [0, 1], of any size. height, width: of the protected picture, pixels.
     """
 
     def __init__(self, target: Tensor, height: int, width: int, name: str = "picture") -> None:
-        self.target, self.height, self.width, self.name = crop_to_aspect(target, height / width), height, width, name
+        self.height, self.width, self.name = height, width, name
+        self.target = crop_to_aspect(target.float(), height / width)
 
     def key(self, view: View) -> object:
         return view

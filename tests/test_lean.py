@@ -45,11 +45,11 @@ ARRANGED = {
 @pytest.mark.parametrize("arranged", list(ARRANGED))
 @pytest.mark.parametrize("convolution", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_half_is_what_it_stands_for(dtype, arranged, convolution, stride):
+def test_a_half_is_what_it_stands_for(device, dtype, arranged, convolution, stride):
     norm, conv = layers(dtype)
     conv.to(memory_format=convolution).stride = (stride, stride)
-    x = ARRANGED[arranged](picture(dtype=dtype).detach()).requires_grad_()
-    one, other = plainly(x, norm, conv), half(x, norm, conv)
+    x = ARRANGED[arranged](picture(dtype=dtype).detach().to(device)).requires_grad_()
+    one, other = plainly(x, norm.to(device), conv.to(device)), half(x, norm, conv)
     if stride == 2:  # the input's gradient has the input's shape, whatever the output's
         assert one.shape[2:] == (3, 4)
     towards = torch.randn_like(one)
@@ -147,6 +147,22 @@ def test_on_a_device_without_the_norms_backward_a_block_runs_as_it_is():
     block = ResnetBlock().requires_grad_(False).to("meta")
     with lean([block]):
         block(picture().detach().to("meta").requires_grad_())
+    assert block.calls == 1
+
+
+def test_a_block_under_autocast_runs_as_it_is():
+    block, x = ResnetBlock().float().requires_grad_(False), picture(dtype=torch.float32)
+    with lean([block]), torch.autocast("cpu", torch.bfloat16):
+        block(x)
+    assert block.calls == 1
+
+
+@pytest.mark.parametrize("part", ["norm1", "norm2"])
+def test_a_block_whose_norms_are_in_another_dtype_runs_as_it_is(part):
+    block = ResnetBlock().bfloat16().requires_grad_(False)
+    getattr(block, part).float()
+    with lean([block]):
+        block(picture(dtype=torch.bfloat16))
     assert block.calls == 1
 
 

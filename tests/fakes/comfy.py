@@ -70,8 +70,8 @@ class QuantisedLinear(Linear):
 
 
 def cast_bias_weight(layer, input=None, dtype=None, device=None, offloadable=False):
-    dtype = dtype or input.dtype
-    weight, bias = layer.weight.to(dtype), layer.bias.to(dtype)
+    device, dtype = device or input.device, dtype or input.dtype
+    weight, bias = layer.weight.to(device, dtype), layer.bias.to(device, dtype)
     if hasattr(layer, "_v"):
         weight, bias = layer._v.fetch(weight, 0), layer._v.fetch(bias, weight.numel())
     for function in layer.weight_function:
@@ -225,6 +225,7 @@ class Patcher:
 
     def clone(self):
         clone = Patcher(self.model)
+        clone.load_device = self.load_device
         clone.model_options = {
             **self.model_options,
             "transformer_options": dict(self.model_options["transformer_options"]),
@@ -255,7 +256,7 @@ class CFGGuider:
         model_management.load_models_gpu(
             [self.patcher, *self.patcher.additional.get("mist", [])], memory_required=_asked(self.patcher, noise.shape)
         )
-        self.inner_model = self.patcher.model
+        self.inner_model, noise = self.patcher.model, noise.to(self.patcher.load_device)
         self.conds = process_conds(self.inner_model, noise, self.original_conds, noise.device)
         try:
             return sampler.sample(
@@ -277,7 +278,9 @@ def _asked(patcher, shape):
 
 
 def process_conds(model, noise, conds, device, latent_image=None, denoise_mask=None, seed=None):
-    return conds
+    return {
+        name: [{**cond, "cross_attn": cond["cross_attn"].to(device)} for cond in value] for name, value in conds.items()
+    }
 
 
 class Sampler:
@@ -324,10 +327,12 @@ def checkpoint(seed=0, kind=ModelType.EPS):
 
 
 def install():
-    """The fake as `comfy`, where no real one is loaded."""
+    """The fake as `comfy`, once: what has imported it keeps the modules that it got."""
+    if getattr(sys.modules.get("comfy"), "is_fake", False):
+        return
     layers = {"CastWeightBiasOp": CastWeightBiasOp, "Linear": Linear, "Conv2d": Conv2d, "GroupNorm": GroupNorm}
     contents = {
-        "comfy": {},
+        "comfy": {"is_fake": True},
         "comfy.ops": layers | {"cast_bias_weight": cast_bias_weight, "uncast_bias_weight": uncast_bias_weight},
         "comfy.ldm": {},
         "comfy.ldm.models": {},

@@ -33,13 +33,30 @@ class Layer(nn.Conv2d):
         return self._conv_forward(x, weight, bias)
 
 
+class Norm(nn.GroupNorm):
+    parameters_manual_cast = False
+
+    def __init__(self, *shape, **options):
+        super().__init__(*shape, **options)
+        self.parameters_manual_cast = False
+
+    def forward(self, x):
+        weight, bias = self.weight, self.bias
+        if self.parameters_manual_cast:
+            weight, bias = weight.to(x), bias.to(x)
+        return nn.functional.group_norm(x, self.num_groups, weight, bias, self.eps)
+
+
 class ResnetBlock(nn.Module):
     def __init__(self, channels):
         super().__init__()
-        self.conv, self.swish = Layer(channels, channels, 3, padding=1), nn.SiLU(inplace=True)
+        self.norm1, self.conv1 = Norm(4, channels), Layer(channels, channels, 3, padding=1)
+        self.norm2, self.conv2 = Norm(4, channels), Layer(channels, channels, 3, padding=1)
+        self.swish = nn.SiLU(inplace=True)
 
     def forward(self, x, temb=None):
-        return x + self.swish(self.conv(x))
+        h = self.conv1(self.swish(self.norm1(x)))
+        return x + self.conv2(self.swish(self.norm2(h)))
 
 
 class Encoder(nn.Module):
@@ -58,7 +75,7 @@ class IntegratedAutoencoderKL(nn.Module):
     def __init__(self):
         super().__init__()
         self.encoder, self.quant_conv = Encoder(), Layer(8, 8, 1)
-        self.decoder = nn.ConvTranspose2d(4, 3, 8, 8)
+        self.decoder = nn.Sequential(nn.Upsample(scale_factor=8), Layer(4, 3, 1))
 
     def encode(self, x):
         raise AssertionError("what the host offers here is a sample")
@@ -137,8 +154,11 @@ class KModel(nn.Module):
         assert transformer_options is not KModel.apply_model.__defaults__[1], "that dict is shared by all calls"
         sigma = t.view(-1, 1, 1, 1)
         scaled = (x / (sigma**2 + 1) ** 0.5).to(self.computation_dtype)
+        more = {name: value.to(scaled) for name, value in more.items()}
         timestep = self.predictor.timestep(t).float()
-        answer = self.diffusion_model(scaled, timestep, c_crossattn, transformer_options=transformer_options, **more)
+        answer = self.diffusion_model(
+            scaled, timestep, c_crossattn.to(scaled), transformer_options=transformer_options, **more
+        )
         if self.predictor.prediction_type == "v_prediction":
             return x / (sigma**2 + 1) - answer.float() * sigma / (sigma**2 + 1) ** 0.5
         return x - answer.float() * sigma
@@ -201,7 +221,7 @@ class Engine:
         modules["backend.text_processing.classic_engine"].last_extra_generation_params["Emphasis"] = "No norm"
         self.asked.append((list(prompts), prompts.width, prompts.height, self.forge_objects.clip))
         generator = torch.Generator().manual_seed(sum(prompts[0].encode()))
-        context = torch.randn(1, 3, 5, generator=generator)
+        context = torch.randn(1, 3, 5, generator=generator, device="cpu")
         return {"crossattn": context, "vector": context.flatten(1)[:, :6]} if self.is_sdxl else context
 
 

@@ -18,19 +18,24 @@ from torch import nn
 class ResnetBlock(nn.Module):
     def __init__(self, channels):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm1, self.conv1 = nn.GroupNorm(4, channels), nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm2, self.conv2 = nn.GroupNorm(4, channels), nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x):
-        return x + torch.tanh(self.conv(x))
+    def forward(self, x, temb=None):
+        h = self.conv1(nn.functional.silu(self.norm1(x)))
+        return x + self.conv2(nn.functional.silu(self.norm2(h)))
 
 
 class AttnBlock(nn.Module):
+    """As the real one, it hands on what looks like channels-last: tokens seen as a picture."""
+
     def __init__(self, channels):
         super().__init__()
-        self.out = nn.Conv2d(channels, channels, 1)
+        self.out = nn.Linear(channels, channels)
 
     def forward(self, x):
-        return x + self.out(x)
+        tokens = self.out(x.flatten(2).transpose(1, 2).contiguous())
+        return x + tokens.transpose(1, 2).reshape(x.shape)
 
 
 class Encoder(nn.Module):
@@ -38,11 +43,11 @@ class Encoder(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv_in, self.block = nn.Conv2d(3, 8, 4, 4), ResnetBlock(8)
-        self.attn, self.conv_out = AttnBlock(8), nn.Conv2d(8, 8, 2, 2)
+        self.conv_in, self.block_1, self.attn = nn.Conv2d(3, 8, 4, 4), ResnetBlock(8), AttnBlock(8)
+        self.block_2, self.conv_out = ResnetBlock(8), nn.Conv2d(8, 8, 2, 2)
 
     def forward(self, x):
-        return self.conv_out(self.attn(self.block(self.conv_in(x))))
+        return self.conv_out(self.block_2(self.attn(self.block_1(self.conv_in(x)))))
 
 
 class FirstStage(nn.Module):
@@ -117,7 +122,7 @@ class UNet(nn.Module):
         self.out = nn.Conv2d(8, 4, 1)
 
     def forward(self, x, timesteps, context, y=None):
-        emb = self.time_embed(timesteps.float()[:, None] / 1000)
+        emb = self.time_embed((timesteps.float()[:, None] / 1000).to(x.dtype))
         emb = emb + self.label_emb(y) if self.adm else emb
         h = self.input_blocks[0](x, emb, context)
         h = self.middle_block(h, emb, context)
@@ -158,13 +163,16 @@ class Model(nn.Module):
         for name in cond:
             cond[name] = None  # the hijack writes into the dict it is given
         dtype = self.model.diffusion_model.out.weight.dtype
+        context, y = context.to(dtype), None if y is None else y.to(dtype)
         return self.model.diffusion_model(x.to(dtype), t, context, y)
 
     def get_learned_conditioning(self, prompts):
         modules["sd_hijack"].model_hijack.extra_generation_params["Emphasis"] = "No norm"
         self.asked.append((list(prompts), prompts.width, prompts.height))
         generator = torch.Generator().manual_seed(sum(prompts[0].encode()))
-        context = torch.randn(1, 3, 5, generator=generator)
+        context = torch.randn(1, 3, 5, generator=generator, device="cpu").to(
+            self.model.diffusion_model.out.weight.device
+        )
         return {"crossattn": context, "vector": context.flatten(1)[:, :6]} if self.family == "sdxl" else context
 
 
