@@ -92,9 +92,9 @@ def compare(
         conditioning = surrogate.conditioning(settings.prompt)
     multiple = surrogate.spatial_multiple(settings.objective)
     (view,) = plan(before.shape[2], before.shape[3], "whole", settings.working_size, multiple)
-    pictures = [picture.to(surrogate.device, torch.float32) for picture in (before, after)]
+    before, after = (picture.to(surrogate.device, torch.float32) for picture in (before, after))
     return surrogate.run(
-        lambda ready: _compare(ready, *pictures, view, settings, target, conditioning),
+        lambda ready: _compare(ready, before, after, view, settings, target, conditioning),
         1,
         view.model_height,
         view.model_width,

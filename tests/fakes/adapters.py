@@ -13,7 +13,6 @@ from mist_attack.hosts import checkpoints, diffusers
 from . import comfy, forge, webui
 from .toy import ToySurrogate
 
-
 CPU = torch.device("cpu")
 
 

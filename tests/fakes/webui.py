@@ -170,9 +170,8 @@ class Model(nn.Module):
         modules["sd_hijack"].model_hijack.extra_generation_params["Emphasis"] = "No norm"
         self.asked.append((list(prompts), prompts.width, prompts.height))
         generator = torch.Generator().manual_seed(sum(prompts[0].encode()))
-        context = torch.randn(1, 3, 5, generator=generator, device="cpu").to(
-            self.model.diffusion_model.out.weight.device
-        )
+        device = self.model.diffusion_model.out.weight.device
+        context = torch.randn(1, 3, 5, generator=generator, device="cpu").to(device)
         return {"crossattn": context, "vector": context.flatten(1)[:, :6]} if self.family == "sdxl" else context
 
 
