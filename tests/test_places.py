@@ -51,6 +51,27 @@ def test_a_picture_is_protected_and_compared_at_every_place(surrogate, way):
     assert comparison.figures["latent_shift"] > 0
 
 
+def test_a_place_changes_the_gradient_by_its_rounding_alone(request, surrogate, place, tmp_path):
+    image, noise = picture(), torch.randn(1, 4, 8, 8)
+    name = request.node.callspec.params["surrogate"]
+    here = fused_gradient(ADAPTERS[name](tmp_path, HERE), image, noise)
+    there = fused_gradient(surrogate, image.to(surrogate.device), noise.to(surrogate.device)).cpu()
+    assert there.dtype == torch.float32
+    cosine = torch.nn.functional.cosine_similarity(here.flatten(), there.flatten(), dim=0)
+    assert cosine > {torch.float32: 0.9999, torch.float16: 0.999, torch.bfloat16: 0.98}[place.dtype]
+
+
+def fused_gradient(surrogate, image, noise):
+    def job(model):
+        x, sigma = image.clone().requires_grad_(), model.sigmas[[300]]
+        latents = model.encode(x)
+        noised = model.noised(latents, noise, sigma)
+        error = (noised - model.denoise(noised, sigma, model.conditioning(""))) / sigma
+        return torch.autograd.grad(error.square().mean() + latents.mean(), x)[0]
+
+    return surrogate.run(job, 1, 64, 64)
+
+
 def test_a_variation_is_made_at_every_place(surrogate):
     prompt = surrogate.conditioning("a painting")
     image = picture().to(surrogate.device)
