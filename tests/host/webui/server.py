@@ -83,7 +83,7 @@ class Webui:
 
 
 @contextmanager
-def running(host: Host, data: Path, checkpoint: str, *flags: str):
+def running(host: Host, data: Path, checkpoint: str, *flags: str, **environment: str):
     """A web UI that answers on our routes, the last to appear; stopped afterwards."""
     port = free_port()
     file = data / "models" / "Stable-diffusion" / f"{checkpoint}.safetensors"
@@ -91,7 +91,7 @@ def running(host: Host, data: Path, checkpoint: str, *flags: str):
     url = f"http://127.0.0.1:{port}"
     command = [host.python, host.folder / "launch.py", *own, *FLAGS.split(), *flags]
     log = data / f"log-{port}.txt"
-    with Server(command, data, f"{url}/sdapi/v1/progress", log, said=STARTED, **OFFLINE):
+    with Server(command, data, f"{url}/sdapi/v1/progress", log, said=STARTED, **OFFLINE, **environment):
         yield Webui(url, data, log, checkpoint)
 
 

@@ -13,7 +13,7 @@ SIDE = 128
 
 def fused(model, generator):
     """The engine's own fused loss at a fixed target, with the weight at which both terms count."""
-    target = torch.randn(1, 4, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(3))
+    target = torch.randn(1, 4, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(3)).to(model.device)
     textural = mist_attack.objectives.Textural(target)
     semantic = mist_attack.objectives.Semantic(model, model.conditioning("a (painting:1.2)"))
     objective = mist_attack.objectives.Fused(textural, semantic, semantic_weight=16384)
@@ -32,7 +32,7 @@ def with_gradient(model):
         value, gradient = loss.value_and_gradient(x)
         return float(value.double()), gradient.double()
 
-    return value_and_gradient, picture
+    return value_and_gradient, picture.to(model.device)
 
 
 def run(task, low_vram=False):

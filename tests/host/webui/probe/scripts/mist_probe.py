@@ -2,6 +2,8 @@
 
 import hashlib
 
+import mist_probe_device  # noqa: F401  # first: it may choose the device
+import numpy as np
 import torch
 from mist_probe_gradients import differences, run
 from modules import call_queue, images, postprocessing, script_callbacks, scripts, shared
@@ -20,8 +22,11 @@ def check_gradient(low_vram: bool = False, step: float = 5e-4):
     return {"differences": found, "gradient": expected, "relative": abs(found / expected - 1)}
 
 
-def gradient_digest(low_vram: bool = False):
-    gradient = run(lambda f, x: f(x)[1], low_vram)
+def gradient_digest(low_vram: bool = False, file: str = ""):
+    """`file`: where the gradient itself is left."""
+    gradient = run(lambda f, x: f(x)[1], low_vram).cpu()
+    if file:
+        np.save(file, gradient.numpy())
     return {"norm": float(gradient.norm()), "digest": hashlib.sha256(gradient.numpy().tobytes()).hexdigest()}
 
 
