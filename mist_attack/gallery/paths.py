@@ -1,0 +1,98 @@
+"""One rule for all the paths of a run: what is read is never written to, and nothing is written for two purposes."""
+
+from __future__ import annotations
+
+import os
+import stat
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePath
+
+from ..errors import OutputError, SettingsError
+
+Uses = Iterable[tuple[Path, str]]
+"""Paths, and what each is in a message: "an input", "the report"."""
+
+
+def folded(path: str | Path) -> str:
+    """Equal for names that some file system takes for one: in capitals or not, with accents composed or not."""
+    return unicodedata.normalize("NFC", str(path)).casefold()
+
+
+def require_apart(read: Uses, written: Uses, reserved: Uses = ()) -> None:
+    """Raises SettingsError where a path of `written` is one of `read` (through links too), lies in a folder that is
+    read or `reserved` as a whole, is written for another purpose as well, or cannot be a file.
+
+    read: files, and folders that are read whole."""
+    spared = {key: what for path, what in read for key in _keys(path)}
+    trees = {_place(path): what for path, what in reserved} | {_place(path): what for path, what in read}
+    used: dict[str, str] = {}
+    folders: dict[str, Path] = {}
+    for path, what in written:
+        require_file(path, what)
+        for key in _keys(path):
+            if key in spared:
+                raise _never(path, what, spared[key])
+        place = _place(path)
+        if place in used:
+            raise _never(path, what, used[place])
+        used[place] = what
+        folders.setdefault(os.path.dirname(place), path)  # noqa: PTH120  # a string that was folded
+    for folder, path in folders.items():
+        for above in (folder, *map(str, PurePath(folder).parents)):
+            if found := trees.get(above) or used.get(above):
+                raise SettingsError(f"{path} would be written inside {found}. Choose another name.")
+
+
+def _never(path: Path, what: str, other: str) -> SettingsError:
+    if what == other:
+        return SettingsError(f"{path} would be written twice, as {what}. Choose another name.")
+    return SettingsError(f"{path} is {other}, and never overwritten by {what}. Choose another name.")
+
+
+def _place(path: Path) -> str:
+    return folded(os.path.realpath(path))
+
+
+def _keys(path: Path) -> Iterator[object]:
+    """What tells a file from others: its place, and the file itself where it is there under several names."""
+    yield _place(path)
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return
+    yield found.st_dev, found.st_ino
+
+
+def require_file(path: Path, what: str) -> None:
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(f"{path} cannot be {what} ({reason}). Choose another name.") from error
+    if stat.S_ISDIR(mode):
+        raise SettingsError(f"{path} is a folder, and cannot be {what}. Name a file in it.")
+    if not stat.S_ISREG(mode):
+        raise SettingsError(f"{path} is a device or pipe, and cannot be {what}. Choose another name.")
+
+
+def require_report(path: Path, opening: bytes = b"[") -> None:
+    """A file that is there already is a report of ours: JSON that begins so. Raises OutputError."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(64).lstrip()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputError(f"{path} cannot be read ({error.strerror or error}). Choose another --report.") from error
+    if start and not start.startswith(opening):
+        raise OutputError(f"{path} is there already, and is no report of ours: it is left alone. Choose another name.")
+
+
+def require_no_root(path: Path, purpose: str) -> None:
+    """Raises SettingsError for the root of a disk: everything on it is never what is meant."""
+    whole = Path(os.path.realpath(path))
+    if whole == whole.parent:
+        raise SettingsError(f"{path} is the root of a disk. Name the folder {purpose}.")
