@@ -1,6 +1,6 @@
 """The headless command: `mist protect`, `mist info`, `mist bench`.
 
-Exit codes: 0, 1 nothing done, 2 some failed, 3 all done but for files that were passed over, 130 interrupted.
+Exit codes: see flags.EXIT_CODES.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
@@ -126,7 +125,9 @@ def _dry_run(options: argparse.Namespace, order: Order, policy: Policy) -> int:
 
 
 def _exit_code(statuses: list[str]) -> int:
-    failed, passed_over = statuses.count("failed"), statuses.count("passed over")
+    from .gallery.ledger import PASSED_OVER
+
+    failed, passed_over = statuses.count("failed"), statuses.count(PASSED_OVER)
     if not failed:
         return SOME_PASSED_OVER if passed_over else DONE
     return NOTHING_DONE if failed + passed_over == len(statuses) else SOME_FAILED

@@ -34,6 +34,12 @@ THEIRS = (
 """Flags that only Mist has."""
 
 
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 nothing done; 2 some pictures failed; 3 all done, but files that look like pictures were "
+    "passed over (they are named at the end); 130 interrupted."
+)
+
+
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise SettingsError(f"{message} (see '{self.prog} --help')")
@@ -55,7 +61,7 @@ def parser() -> tuple[Parser, Parser, Parser, Parser]:
     whole = Parser(prog="mist", description="Protect pictures against imitation by diffusion models.")
     whole.add_argument("--version", action="version", version=f"mist {__version__}")
     commands = whole.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
-    protect = commands.add_parser("protect", help="protect pictures", allow_abbrev=False)
+    protect = commands.add_parser("protect", help="protect pictures", allow_abbrev=False, epilog=EXIT_CODES)
     _add_own_flags(protect)
     _add_gallery_flags(protect)
     _add_engine_flags(protect)
@@ -101,7 +107,7 @@ def _add_own_flags(parser: argparse.ArgumentParser) -> None:
         "--mask-file",
         type=_path,
         metavar="FILE",
-        help="white may change, black not; STEM.mask.png beside a picture wins",
+        help="white may change, black not; STEM.mask.png (or .jpg ...) beside a picture wins",
     )
     group.add_argument("--target", type=_name, metavar="FILE|NAME", help="what latents are pulled to (default lattice)")
     group.add_argument("--prompt", help="what the picture is, to the model; STEM.prompt.txt beside a picture wins")

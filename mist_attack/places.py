@@ -23,13 +23,13 @@ def check(order: Order, options: argparse.Namespace) -> None:
     is_here = isinstance(order.storage, Folder)
     results = [(work.output, "a result") for work in order.works if is_here and not work.refused]
     report = [(options.report, "the report")] if options.report else []
+    _require_writable({path.parent for path, _ in results}, "--out")
+    _require_writable({path.parent for path, _ in report}, "--report")
     paths.require_apart(_read(order, options), [*results, *report])
     if is_here and order.remembers:
         _require_not_kept(order.root, [*results, *report])
     if options.report:
         paths.require_report(options.report)
-    _require_writable({path.parent for path, _ in results}, "--out")
-    _require_writable({path.parent for path, _ in report}, "--report")
 
 
 def _read(order: Order, options: argparse.Namespace) -> Uses:

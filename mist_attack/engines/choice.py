@@ -54,8 +54,17 @@ def require_meant(options: argparse.Namespace) -> None:
     for name, least in (("threads", 1), ("workers", 1), ("gpus_per_worker", 0)):
         if (given := getattr(options, name)) is not None and not least <= given < math.inf:
             raise SettingsError(f"Expected --{name.replace('_', '-')} of at least {least}; got {given:g}.")
+    if options.device is not None:
+        _require_device(options.device)
     if options.timeout is not None and not 0 < options.timeout < math.inf:
         raise SettingsError(f"Expected --timeout above 0 seconds; got {options.timeout:g}.")
+
+
+def _require_device(name: str) -> None:
+    try:
+        torch.device(name)
+    except RuntimeError as error:
+        raise SettingsError(f"Expected --device as torch spells it (cpu, cuda:1, mps); got {name}.") from error
 
 
 def loader(options: argparse.Namespace, order: Order, say: Say, complain: Say) -> Callable[[], Model]:

@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 
 from ..errors import MistError
-from ..images import require_readable
+from ..images import Picture, require_readable
+from ..metadata import Metadata
 from ..settings import Settings
 from ..views import plan
 from .journal import Say, named, tell_passed
 from .ledger import PASSED_OVER, Ledger, NoLedger
 from .order import Order, Policy, name_of, task_for
-from .worker import Model, Task, attempt, opened
+from .worker import Model, Task, attempt, opened, require_encodable
 from .works import Work
 
 SAMPLES = 3
@@ -80,6 +81,7 @@ def _pending(order: Order, policy: Policy, say: Say, complain: Say) -> tuple[lis
             require_readable(work.source, task.data)
             if task.mask is not None:
                 require_readable(task.mask_path, task.mask)
+            require_encodable(task, _blank(task))
         except MistError as error:
             complain(f"would fail: {named(str(work.source), str(error))}")
             statuses.append("failed")
@@ -92,6 +94,14 @@ def _pending(order: Order, policy: Policy, say: Say, complain: Say) -> tuple[lis
             pending.append(work)
             statuses.append("protected")
     return pending, statuses
+
+
+def _blank(task: Task) -> Picture:
+    """A pixel with alpha where the picture seems to have some."""
+    with Image.open(io.BytesIO(task.data)) as image:
+        transparent = image.mode in {"LA", "PA", "RGBA"} or "transparency" in image.info
+    alpha = np.zeros((1, 1), np.uint8) if transparent else None
+    return Picture(task.source, torch.zeros(1, 3, 1, 1), alpha, Metadata(), ())
 
 
 def measure(order: Order, works: list[Work], load: Callable[[], Model]) -> Estimate | None:

@@ -10,6 +10,9 @@ from pathlib import Path, PurePath
 
 from ..errors import OutputError, SettingsError
 
+MAX_NAME = 255
+"""Of one name in a path, as file systems have it: bytes, on Windows UTF-16 units."""
+
 Uses = Iterable[tuple[Path, str]]
 """Paths, and what each is in a message: "an input", "the report"."""
 
@@ -65,6 +68,9 @@ def _keys(path: Path) -> Iterator[object]:
 
 
 def require_file(path: Path, what: str) -> None:
+    """Raises SettingsError for what is there and is no file, and for a name that cannot be one."""
+    if why := too_long(path):
+        raise SettingsError(f"{path}: {why}.")
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -76,6 +82,12 @@ def require_file(path: Path, what: str) -> None:
         raise SettingsError(f"{path} is a folder, and cannot be {what}. Name a file in it.")
     if not stat.S_ISREG(mode):
         raise SettingsError(f"{path} is a device or pipe, and cannot be {what}. Choose another name.")
+
+
+def too_long(path: Path) -> str | None:
+    """Why no file can have such a name."""
+    units = path.name.encode("utf-16-le", "surrogatepass")[::2] if os.name == "nt" else os.fsencode(path.name)
+    return f"a name of {len(units)}, where {MAX_NAME} are possible" if len(units) > MAX_NAME else None
 
 
 def require_report(path: Path, opening: bytes = b"[") -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import SettingsError
 from .companions import Beside, Kind
-from .paths import folded
+from .paths import folded, too_long
 from .selection import Source
 
 KEPT_SUFFIXES = {".png", ".tif", ".tiff", ".webp"}  # lossless as we write them; all else becomes .png
@@ -55,6 +55,8 @@ def works_for(
             raise SettingsError(f"{output} is an input, and inputs are never overwritten. Choose another --out.")
         other = taken.setdefault(folded(output), source)
         refused = None if other is source else _collision(other, source, output)
+        if not refused and (why := too_long(output)):
+            refused = f"{output}: {why}"
         works.append(Work(source.path, output, refused=refused))
     return works
 
