@@ -22,44 +22,37 @@ def folded(path: str | Path) -> str:
     return unicodedata.normalize("NFC", str(path)).casefold()
 
 
-def require_apart(read: Uses, written: Uses, reserved: Uses = ()) -> None:
-    """Raises SettingsError where a path of `written` is one of `read` (through links too), lies in a folder that is
-    read or `reserved` as a whole, is written for another purpose as well, or cannot be a file.
+def require_apart(read: Uses, written: Uses) -> None:
+    """Raises SettingsError where a path of `written` is one of `read` (through links too) or lies inside one, is
+    written for another purpose as well, or cannot be a file.
 
     read: files, and folders that are read whole."""
-    spared = {key: what for path, what in read for key in _keys(path)}
-    trees = {_place(path): what for path, what in reserved} | {_place(path): what for path, what in read}
-    used: dict[str, str] = {}
+    spared, used = {key: what for path, what in read for key in _keys(path)}, dict[object, str]()
     folders: dict[str, Path] = {}
     for path, what in written:
         require_file(path, what)
-        for key in _keys(path):
-            if key in spared:
-                raise _never(path, what, spared[key])
-        place = _place(path)
-        if place in used:
-            raise _never(path, what, used[place])
+        place, *same = _keys(path)
+        for other in (spared.get(key) for key in (place, *same)):
+            _refuse(path, what, other)
+        _refuse(path, what, used.get(place))
         used[place] = what
-        folders.setdefault(os.path.dirname(place), path)  # noqa: PTH120  # a string that was folded
+        folders.setdefault(os.path.dirname(str(place)), path)  # noqa: PTH120  # a string that was folded
     for folder, path in folders.items():
         for above in (folder, *map(str, PurePath(folder).parents)):
-            if found := trees.get(above) or used.get(above):
+            if found := spared.get(above) or used.get(above):
                 raise SettingsError(f"{path} would be written inside {found}. Choose another name.")
 
 
-def _never(path: Path, what: str, other: str) -> SettingsError:
-    if what == other:
-        return SettingsError(f"{path} would be written twice, as {what}. Choose another name.")
-    return SettingsError(f"{path} is {other}, and never overwritten by {what}. Choose another name.")
-
-
-def _place(path: Path) -> str:
-    return folded(os.path.realpath(path))
+def _refuse(path: Path, what: str, other: str | None) -> None:
+    if other == what:
+        raise SettingsError(f"{path} would be written twice, as {what}. Choose another name.")
+    if other:
+        raise SettingsError(f"{path} is {other}, and never overwritten by {what}. Choose another name.")
 
 
 def _keys(path: Path) -> Iterator[object]:
     """What tells a file from others: its place, and the file itself where it is there under several names."""
-    yield _place(path)
+    yield folded(os.path.realpath(path))
     try:
         found = path.stat()
     except (OSError, ValueError):
