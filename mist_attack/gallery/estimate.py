@@ -42,10 +42,10 @@ def tell(
     """What the run would do, and the statuses that it would return, as far as headers tell. Nothing is written.
     `load` of None: no estimate."""
     pending, statuses = _pending(order, policy, say, complain)
-    tell_passed(order.passed, complain)
     say(f"{len(pending)} picture(s) with {in_words(order.settings)}")
     if load is not None and pending:
         _tell_costs(order, pending, load, workers, say)
+    tell_passed(order.passed, complain)
     return statuses + [PASSED_OVER] * len(order.passed)
 
 
