@@ -66,6 +66,11 @@ def selection(inputs: Iterable[Path], out: Path | None) -> Selection:
     return found
 
 
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures of `selection_in`."""
+    return [source.path for source in selection_in(folder).sources]
+
+
 def selection_in(folder: Path) -> Selection:
     """The pictures directly inside a folder, by name. Masks and prompts beside them are not used."""
     require_no_root(folder, "of pictures")
