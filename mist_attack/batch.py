@@ -27,7 +27,8 @@ def run(
     say: Say,
     complain: Say,
 ) -> list[str]:
-    """Protect everything; the status of each picture. A picture that fails is recorded and the others go on.
+    """Protect everything; the status of each picture, and of each file that was passed over. A picture that fails is
+    recorded and the others go on.
 
     An interruption keeps what is finished, with its rows. CheckpointError, and OutputError for the report itself or
     while another run is at work in the same place, pass through.
@@ -163,4 +164,5 @@ class _Run:
             self.ledger.merge()
         except OutputError as error:
             self.journal.failed(str(error))
+        self.journal.pass_over(self.order.passed)
         self.journal.close()

@@ -1,6 +1,6 @@
 """The headless command: `mist protect`, `mist info`, `mist bench`.
 
-Exit codes: 0, 1 nothing done, 2 some failed, 130 interrupted.
+Exit codes: see flags.EXIT_CODES.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
 from . import __version__
-from .errors import MistError, OutputError, SettingsError
+from .errors import MistError, SettingsError
 from .flags import THEIRS, parser, theirs
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["THEIRS", "main"]
 
-DONE, NOTHING_DONE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 130
+DONE, NOTHING_DONE, SOME_FAILED, SOME_PASSED_OVER, INTERRUPTED = 0, 1, 2, 3, 130
 _ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 JPEG_WARNING = "JPEG is lossy: it weakens the protection, and the budget is not promised. PNG keeps both."
 
@@ -82,16 +81,18 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _protect(options: argparse.Namespace) -> int:
+    from . import places
+    from .engines import choice
+
     say = _silent if options.quiet else _say
+    choice.require_meant(options)
     order, policy = _request(options)
-    _require_spared(order, options)
-    _require_writable(order, options.report)
+    places.check(order, options)
     if order.lossy_quality is not None:
         _complain(JPEG_WARNING)
     if options.dry_run:
         return _dry_run(options, order, policy)
     from . import batch
-    from .engines import choice
 
     engine = choice.engine_for(options, order, say, _complain)
     order = replace(order, model_key=choice.model_key(options))
@@ -109,30 +110,6 @@ def _request(options: argparse.Namespace) -> tuple[Order, Policy]:
     return own_flags.order_for(options), own_flags.policy_for(options)
 
 
-def _require_spared(order: Order, options: argparse.Namespace) -> None:
-    """Nothing that is read may be written to."""
-    from .own_flags import target_file
-
-    beside = {path for work in order.works for path in (work.mask, work.prompt)}
-    read = {work.source for work in order.works} | beside | {order.mask, options.config, target_file(options.target)}
-    spared = {os.path.realpath(path) for path in read if path is not None}
-    for path in {work.output for work in order.works} | {options.report}:
-        if path is not None and os.path.realpath(path) in spared:
-            raise SettingsError(f"{path} is an input, and inputs are never overwritten. Choose another name.")
-
-
-def _require_writable(order: Order, report: Path | None) -> None:
-    from .gallery.storage import Folder
-
-    written = {work.output.parent for work in order.works} if isinstance(order.storage, Folder) else set()
-    for path in written | ({report.parent} if report else set()):
-        existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-        if not existing.is_dir():
-            raise OutputError(f"{existing} is a file, and results need a folder. Choose another --out.")
-        if not os.access(existing, os.W_OK):
-            raise OutputError(f"{existing} cannot be written to. Choose another folder.")
-
-
 def _dry_run(options: argparse.Namespace, order: Order, policy: Policy) -> int:
     from .engines import choice
     from .gallery import estimate
@@ -144,48 +121,59 @@ def _dry_run(options: argparse.Namespace, order: Order, policy: Policy) -> int:
     except MistError as error:
         _complain(f"no estimate of time and memory: {error}")
         load = None
-    estimate.tell(order, policy, load, options.workers or 1, say)
-    return DONE
+    return _exit_code(estimate.tell(order, policy, load, options.workers or 1, say, _complain))
 
 
 def _exit_code(statuses: list[str]) -> int:
-    failed = statuses.count("failed")
+    from .gallery.ledger import PASSED_OVER
+
+    failed, passed_over = statuses.count("failed"), statuses.count(PASSED_OVER)
     if not failed:
-        return DONE
-    return NOTHING_DONE if failed == len(statuses) else SOME_FAILED
+        return SOME_PASSED_OVER if passed_over else DONE
+    return NOTHING_DONE if failed + passed_over == len(statuses) else SOME_FAILED
 
 
 def _info(options: argparse.Namespace) -> int:
     import torch
 
     from .hosts import diffusers
-    from .hosts.checkpoints import find_checkpoint
+    from .hosts.checkpoints import ENVIRONMENT, find_checkpoint
     from .settings import preset_descriptions
     from .targets import target_names
 
     print(f"mist {__version__}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads")
     print(f"device: {diffusers.pick_device()}")
+    asked = options.checkpoint or os.environ.get(ENVIRONMENT)
+    status = DONE
     try:
         path = find_checkpoint(options.checkpoint)
         print(f"checkpoint: {diffusers.load(path).name}, from {path}")
     except MistError as error:
-        print(f"checkpoint: {error}")
+        print(f"checkpoint: {'cannot be used' if asked else error}")
+        if asked:
+            _complain(str(error))
+            status = NOTHING_DONE
     for name, about in preset_descriptions().items():
         print(f"preset {name}: {about}")
     print(f"targets: {', '.join(target_names())}, or a picture")
-    return DONE
+    return status
 
 
 def _bench(options: argparse.Namespace) -> int:
     import torch
 
     from .bench import command
+    from .engines import choice
+    from .gallery import paths
     from .hosts import diffusers
 
     if options.rounds < 2:
         raise SettingsError(f"Expected --rounds of at least 2, for an interval; got {options.rounds}.")
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    paths.require_file(options.out, "the figures")
+    paths.require_report(options.out, b"{")
+    if options.threads is not None and options.threads < 1:
+        raise SettingsError(f"Expected --threads of at least 1; got {options.threads}.")
+    choice.set_threads(options.threads, _complain)
     device, dtype = diffusers.pick_device(options.device), getattr(torch, options.dtype)
     command.run(device, dtype, options.rounds, options.out, options.only or list(command.PARTS))
     print(f"all figures: {options.out}")

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .errors import SettingsError
+from .errors import PictureError, SettingsError
 from .gallery.order import Order
-from .gallery.selection import Source, pictures_in
-from .gallery.works import Work, works_for
-from .images import Picture, from_u8, to_u8
+from .gallery.selection import Passed, selection_in
+from .gallery.works import Work, inside, works_for
+from .images import MAX_PIXELS, Picture, from_u8, require_readable, to_u8
 from .settings import Settings, resolve
 
 MODES = {0: "semantic", 1: "textural", 2: "fused"}  # as its code has them; its README swaps the first two
@@ -39,19 +39,28 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+RANGES = {"block_num": (1, 64), "input_size": (64, 8192)}
+
+
 def order_for(options: argparse.Namespace) -> Order:
     """What Mist would have done. Raises SettingsError."""
     chosen = {name: _or(getattr(options, name), default) for name, default in DEFAULTS.items()}
-    if chosen["block_num"] < 1 or chosen["input_size"] < 64:
-        raise SettingsError("Expected --block_num of at least 1 and --input_size of at least 64 pixels.")
+    for name, (low, high) in RANGES.items():
+        if not low <= chosen[name] <= high:
+            raise SettingsError(f"Expected --{name} from {low} to {high}; got {chosen[name]}.")
     settings = _settings(chosen, options)
     masked = chosen["mask"]
     if masked and chosen["input_dir_path"]:
         raise SettingsError("--mask works on one picture (--input_image_path): every picture needs its own mask.")
+    mask = Path(chosen["mask_path"]) if masked else None
+    if mask:
+        require_readable(mask)
+    works, passed = _works(chosen, settings.steps)
     return Order(
-        works=_works(chosen, settings.steps),
+        works=works,
+        passed=passed,
         settings=settings,
-        mask=Path(chosen["mask_path"]) if masked else None,
+        mask=mask,
         prepare=Resized(chosen["input_size"], chosen["block_num"], chosen["non_resize"]),
     )
 
@@ -69,7 +78,7 @@ def _settings(chosen: dict[str, Any], options: argparse.Namespace) -> Settings:
     )
 
 
-def _works(chosen: dict[str, Any], steps: int) -> list[Work]:
+def _works(chosen: dict[str, Any], steps: int) -> tuple[list[Work], list[Passed]]:
     tail = "_".join(
         f"{value:g}"
         for value in (
@@ -84,13 +93,15 @@ def _works(chosen: dict[str, Any], steps: int) -> list[Work]:
         )
     )
     if not chosen["input_dir_path"]:
-        output = Path("outputs/images") / f"{chosen['output_name']}_{tail}.png"
-        return [Work(Path(chosen["input_image_path"]), output)]
+        name = inside(f"{chosen['output_name']}_{tail}.png", "--output_name")
+        return [Work(Path(chosen["input_image_path"]), Path("outputs/images") / name)], []
     folder = Path(chosen["input_dir_path"])
     if not folder.is_dir():
         raise SettingsError(f"--input_dir_path: {folder} is not a folder. For one picture use --input_image_path.")
-    sources = [Source(path, named=True) for path in pictures_in(folder)]
-    return works_for(sources, Path("outputs/dirs") / f"{chosen['output_dir']}_{tail}")
+    found = selection_in(folder)
+    sources = [replace(source, named=True) for source in found.sources]
+    name = inside(f"{chosen['output_dir']}_{tail}", "--output_dir")
+    return works_for(sources, Path("outputs/dirs") / name), found.passed
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,8 @@ class Resized:
             width, height = (max(step, int(side * scale) // step * step) for side in (width, height))
         else:
             width = height = self.size
+        if width * height > MAX_PIXELS:
+            raise PictureError(f"{picture.path}: --non_resize makes it {width} x {height} pixels; choose fewer")
         if self.blocks > 1:
             settings = replace(settings, view="tiles", working_size=max(64, self.size // self.blocks))
         else:

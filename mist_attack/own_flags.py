@@ -11,29 +11,38 @@ from .errors import SettingsError
 from .flags import CONTROLS, FORMATS, SHARED_CONTROLS
 from .gallery.ledger import known_results, sha256
 from .gallery.order import Order, Policy
-from .gallery.selection import Source, select
+from .gallery.paths import require_no_root
+from .gallery.selection import Source, selection
 from .gallery.storage import Bucket, Folder
-from .gallery.works import Work, with_companions, works_for
-from .images import read_bytes, read_target
+from .gallery.works import Folders, Work, with_companions, works_for
+from .images import read_bytes, read_target, require_readable
 from .settings import Settings, resolve
 from .targets import target_names
 
 
 def order_for(options: argparse.Namespace) -> Order:
     """Raises SettingsError, PictureError for a target, and OutputError for a manifest that is not ours."""
-    if not options.inputs or options.out is None:
+    if not options.inputs or not options.out:
         raise SettingsError("Expected pictures and a folder for the results: mist protect PICTURE... --out DIR")
     bucket = "://" in options.out
-    root = Path() if bucket else Path(options.out)
+    root = Path(options.out)  # of a bucket, no folder of this machine
+    if not bucket:
+        require_no_root(root, "of results")
     storage = Bucket(options.out) if bucket else Folder(root)
-    sources = select(options.inputs, None if bucket else root)
+    quality = _lossy_quality(options)
+    meant = selection(options.inputs, None if bucket else root)
+    sources = meant.sources
     if not bucket:
         sources = _without(sources, {(root / name).absolute() for name in known_results(storage)})
     works = works_for(sources, root, FORMATS.get(options.format), options.name)
     target = target_file(options.target)
+    if options.mask_file:
+        require_readable(options.mask_file)
+    folders: Folders = {}
     part, works = _shard(options.shard, works, root)
     return Order(
-        works=[with_companions(work) for work in works],
+        works=[with_companions(work, folders) for work in works],
+        passed=meant.passed,
         settings=_settings(options, named_target=None if target else options.target),
         root=root,
         storage=storage,
@@ -41,7 +50,7 @@ def order_for(options: argparse.Namespace) -> Order:
         mask=options.mask_file,
         target=read_target(target) if target else None,
         target_sha256=sha256(read_bytes(target)) if target else None,
-        lossy_quality=_lossy_quality(options),
+        lossy_quality=quality,
         part=part,
     )
 
@@ -95,6 +104,8 @@ def _settings(options: argparse.Namespace, named_target: str | None) -> Settings
 
 
 def _lossy_quality(options: argparse.Namespace) -> int | None:
+    if options.quality is not None and not 1 <= options.quality <= 100:
+        raise SettingsError(f"Expected --quality from 1 to 100; got {options.quality}.")
     if options.format == "jpeg":
         return 95 if options.quality is None else options.quality
     if options.quality is not None:

@@ -236,6 +236,50 @@ def test_a_dry_run_needs_no_model(monkeypatch, capsys, tmp_path):
     assert "would protect" in said.out and "no estimate" in said.err
 
 
+def test_a_dry_run_opens_the_headers_and_speaks_of_strength(capsys):
+    draw("in/a.png"), draw("in/alpha.png", mode="RGBA")
+    Path("in/words.png").write_bytes(b"words")
+    Path("in/cut.png").write_bytes(draw("whole.png").read_bytes()[:30])
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save("in/two.gif", save_all=True, append_images=frames[1:])
+    Image.new("L", (40, 24), 0).save("in/a.mask.png")
+    assert mist("protect", "in", "--out", "out", "--dry-run", "--strength", 8, "--fusion-weight", 2) == 2
+    said = capsys.readouterr()
+    for name in ("words.png", "cut.png", "two.gif"):
+        assert said.err.count(f"would fail: in/{name}: ") == said.err.count(f"in/{name}") == 1
+    assert "strength 8," in said.out and "step 1," in said.out and "fusion weight 2," in said.out
+    assert "epsilon" not in said.out and "2 picture(s)" in said.out
+    Path("in/a.mask.png").write_bytes(b"words")
+    assert mist("protect", "in/a.png", "in/alpha.png", "--out", "out", "--dry-run", "--format", "jpeg") == 1
+    said = capsys.readouterr().err
+    assert "in/a.png: in/a.mask.png: expected a picture" in said and "in/alpha.png: alpha.jpg: JPEG cannot hold" in said
+
+
+@pytest.mark.parametrize("words", [("--format", "jpeg"), ("--format", "webp")])
+def test_what_the_format_cannot_hold_is_told_before_the_steps(words, monkeypatch, capsys):
+    monkeypatch.setattr(worker, "protect", lambda *_, **__: pytest.fail("it was computed"))
+    draw("a.png", (16400, 2), mode="RGBA")  # WebP ends at 16383
+    assert mist("protect", "a.png", "--out", "out", *words) == 1
+    assert "a.png" in capsys.readouterr().err
+
+
+def test_more_threads_than_the_machine_has_are_not_taken(monkeypatch, capsys):
+    threads = []
+    monkeypatch.setattr("torch.set_num_threads", threads.append)
+    draw("a.png")
+    assert mist("protect", "a.png", "--out", "out", "--steps", 1, "--threads", 9999) == 0
+    assert "--threads 9999: this machine has" in capsys.readouterr().err
+    assert len(threads) == 1 and threads[0] <= os.cpu_count()
+
+
+def test_an_error_says_the_path_once(capsys):
+    draw("in/A.png"), draw("in/a.jpg"), Path("in/c.png").write_bytes(b"words")
+    assert mist("protect", "in", "in/nowhere.png", "--out", "out", "--steps", 1) == 2
+    said = capsys.readouterr().err
+    for name in ("in/a.jpg", "in/c.png", "in/nowhere.png"):
+        assert said.count(name) == 1
+
+
 def test_quiet_says_nothing_but_errors(capsys):
     draw("a.png")
     assert mist("protect", "a.png", "missing.png", "--out", "out", "--steps", 1, "--quiet") == 2
@@ -280,6 +324,20 @@ def test_info_answers_without_a_checkpoint(monkeypatch, capsys):
     assert mist("info") == 0
     said = capsys.readouterr().out
     assert "device: " in said and "preset gentle" in said and "Accepted" in said
+
+
+@pytest.mark.parametrize("named", ["nowhere.safetensors", "words.txt", "demo:9"])
+@pytest.mark.parametrize("by_flag", [True, False])
+def test_info_fails_for_a_checkpoint_that_was_named_and_cannot_be_used(named, by_flag, monkeypatch, capsys, tmp_path):
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    Path("words.txt").write_text("words")
+    monkeypatch.delenv("MIST_CHECKPOINT", raising=False)
+    if not by_flag:
+        monkeypatch.setenv("MIST_CHECKPOINT", named)
+    assert mist("info", *(["--checkpoint", named] if by_flag else [])) == 1
+    said = capsys.readouterr()
+    assert named in said.err and "preset gentle" in said.out
 
 
 def test_help_is_quick_because_it_loads_nothing():

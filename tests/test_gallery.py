@@ -78,6 +78,40 @@ def test_lists_of_lines_and_of_nul_separated_names(monkeypatch):
     assert files("out") == ["x/a.png", "y/d\ne.png"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_lists_in_the_encodings_that_shells_and_editors_write(encoding):
+    draw("in/a.png"), draw("in/\u00e9 b.png")
+    text = "in/a.png\r\n\r\nin/\u00e9 b.png\r\n"
+    Path("list.txt").write_bytes(text.encode(encoding))
+    assert protect("@list.txt") == 0
+    assert files("out") == ["a.png", "\u00e9 b.png"]
+
+
+def test_a_marked_list_in_big_endian():
+    draw("in/a.png")
+    Path("list.txt").write_bytes("\ufeffin/a.png".encode("utf-16-be"))
+    assert protect("@list.txt") == 0 and files("out") == ["a.png"]
+
+
+BAD_LISTS = {
+    b"in/a.png\n.\n": "line 2: . is a folder",
+    b"/\n": "line 1: / is a folder",
+    b"in/a.png\n\n..\n": "line 3: .. is a folder",
+    b"in/a.png\0in\0": "line 2: in is a folder",
+    b"\x89PNG\r\n\x1a\n\0\0": "is not text",
+    b"\xff\xfei": "is not text",
+    b"\n": "No pictures",
+}
+
+
+@pytest.mark.parametrize("content", BAD_LISTS)
+def test_a_list_that_names_no_files_is_refused_in_one_line(content, capsys):
+    draw("in/a.png"), Path("list.txt").write_bytes(content)
+    assert protect("@list.txt") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "list.txt" in line and BAD_LISTS[content] in line and not Path("out").exists()
+
+
 @pytest.mark.parametrize("words", ["@nowhere.txt", "in/*.gif", "in/nothing"])
 def test_what_means_nothing_is_said(words, capsys):
     Path("in/nothing").mkdir(parents=True)
@@ -124,7 +158,20 @@ def test_names_from_a_template(template, expected):
     assert files("out") == [expected]
 
 
-@pytest.mark.parametrize("template, said", [("{no}", "{stem}"), ("../{stem}", "leads out"), ("/{stem}", "leads out")])
+TEMPLATES = [
+    ("{no}", "{stem}"),
+    ("{}", "{stem}"),
+    ("{stem", "brace"),
+    ("stem}", "brace"),
+    ("{stem!r}", "brace"),
+    ("{{stem}}", "brace"),
+    ("x/", "after the last /"),
+    ("../{stem}", "leads out"),
+    ("/{stem}", "leads out"),
+]
+
+
+@pytest.mark.parametrize("template, said", TEMPLATES)
 def test_templates_that_cannot_be_meant(template, said, capsys):
     draw("in/a.png")
     assert protect("in", "--name", template) == 1
@@ -160,6 +207,117 @@ def test_a_mask_and_a_prompt_beside_the_picture_are_its_own():
     assert moved["a"][:, 20:].max() == 0 < moved["a"][:, :20].max()
     assert moved["b"][:, 20:].max() > 0
     assert [row["settings"]["prompt"] for row in rows().values()] == ["line art", "a painting"]
+
+
+def mask_at(path, level):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (40, 24), level).save(path)
+
+
+def moved(name):
+    return np.abs(levels_of(f"out/{name}") - levels_of(f"in/{name}")).max()
+
+
+@pytest.mark.parametrize("words", [("in",), ("in/*",), ("@list.txt",), ("in/x.png", "in/x.MASK.png", "in/Y.png")])
+@pytest.mark.parametrize("mask", ["x.MASK.png", "x.mask.jpg", "x.mask.PNG", "X.Mask.webp"])
+def test_a_mask_is_a_mask_whatever_its_case_and_suffix_and_is_never_protected(mask, words, capsys):
+    draw("in/x.png"), draw("in/Y.png", seed=1), mask_at(f"in/{mask}", 0)
+    Path("list.txt").write_text(f"in/x.png\nin/{mask}\nin/Y.png\n")
+    words = tuple(f"in/{mask}" if "MASK" in word else word for word in words)
+    assert protect(*words) == 0
+    assert files("out") == ["Y.png", "x.png"] and moved("x.png") == 0 < moved("Y.png")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_mask_in_other_capitals_is_not_taken_from_the_picture_that_it_belongs_to():
+    draw("in/a.png"), draw("in/A.webp"), mask_at("in/a.mask.png", 0)
+    Path("in/A.webp").rename("in/A.png")
+    assert mist("protect", "in/A.png", "--out", "out", *QUICK) == 0
+    assert np.abs(levels_of("out/A.png") - levels_of("in/A.png")).max() > 0
+
+
+@pytest.mark.parametrize("name", ["c.mask.png", "c.prompt.txt"])
+def test_a_companion_whose_picture_is_not_there_is_told(name, capsys):
+    draw("in/a.png"), mask_at("in/c.mask.png", 0)
+    Path("in/c.mask.png").rename(f"in/{name}")
+    assert protect("in") == 3
+    assert files("out") == ["a.png"]
+    said = capsys.readouterr().err
+    assert f"in/{name}: a {name.split('.')[1]} by its name, but no picture c in its folder" in said
+
+
+def test_a_mask_named_alone_is_not_protected(capsys):
+    mask_at("in/a.mask.png", 0)
+    assert protect("in/a.mask.png") == 1
+    assert "a mask by its name" in capsys.readouterr().err and not Path("out").exists()
+
+
+UNCLEAR = {"two": "several masks", "gone": "no such file", "unread": "expected a picture"}
+
+
+@pytest.mark.parametrize("kind", UNCLEAR)
+def test_a_picture_whose_mask_is_not_clear_is_not_protected_whole(kind, capsys):
+    draw("in/a.png"), draw("in/b.png")
+    if kind == "two":
+        mask_at("in/a.mask.png", 0), mask_at("in/a.mask.webp", 255)
+    elif kind == "gone":
+        Path("in/a.mask.png").symlink_to("nowhere.png")
+    else:
+        Path("in/a.mask.psd").write_bytes(b"8BPS")
+    assert protect("in") == 2
+    assert files("out") == ["b.png"] and UNCLEAR[kind] in capsys.readouterr().err
+
+
+PROMPTS = {
+    b"": "",
+    b" \n": "",
+    "line\nart".encode("utf-8-sig"): "line art",
+    "l\u00ednea".encode("utf-16"): "l\u00ednea",
+    "line art".encode("utf-16-le"): "line art",
+}
+
+
+@pytest.mark.parametrize("content", PROMPTS)
+def test_prompts_as_editors_save_them_and_empty_ones(content):
+    draw("in/a.png")
+    Path("in/a.PROMPT.txt").write_bytes(content)
+    assert protect("in") == 0
+    assert rows()["a.png"]["settings"]["prompt"] == PROMPTS[content]
+
+
+UNREAD_NAMES = ["a.jp2", "b.PSD", "c.dng", "d.tga", "x/e.CR2"]
+
+
+@pytest.mark.parametrize("words", [("in",), ("in/**/*",), ("@list.txt",)])
+def test_what_looks_like_a_picture_and_is_not_read_is_counted_and_named_at_the_end(words, capsys):
+    draw("in/z.png"), draw("in/x/z.png")
+    for name in UNREAD_NAMES:
+        Path("in", name).write_bytes(b"something")
+    Path("list.txt").write_text("\n".join(f"in/{name}" for name in [*UNREAD_NAMES, "z.png", "x/z.png"]))
+    assert protect(*words, "--report", "r.json") == 3
+    assert files("out") == ["x/z.png", "z.png"]
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith(f"mist: {len(UNREAD_NAMES)} file(s)")
+    assert all(any(f"in/{name}: " in line for line in said) for name in UNREAD_NAMES)
+    written = json.loads(Path("r.json").read_text())
+    assert {Path(row["input"]).as_posix() for row in written if row["status"] == "passed over"} == {
+        f"in/{name}" for name in UNREAD_NAMES
+    }
+    assert mist("protect", *words, "--out", "out", *QUICK, "--dry-run") == 3
+    assert "in/b.PSD" in capsys.readouterr().err
+
+
+def test_passed_over_is_told_of_where_nothing_else_is_and_beside_failures(capsys):
+    draw("other/a.png"), Path("in").mkdir(), Path("other/b.png").write_bytes(b"words")
+    for folder in ("in", "other"):
+        Path(folder, "x.psd").write_bytes(b"8BPS")
+    assert protect("in") == 1
+    assert "No pictures in in. in/x.psd" in capsys.readouterr().err
+    assert protect("other") == 2 and "other/x.psd" in capsys.readouterr().err
+    Path("other/a.png").unlink()
+    assert protect("other") == 1
+    Path("other/b.png").unlink()
+    assert protect("other/x.psd") == 1 and "painting program" in capsys.readouterr().err  # named, so it is tried
 
 
 def test_a_prompt_that_the_model_cannot_read_is_that_pictures_own_error(monkeypatch):
@@ -368,14 +526,35 @@ def test_a_bucket_gets_the_same_files_as_a_folder(computed):
     assert not [path for path in memory.find("/bucket/results") if "begun" in path or "rows" in path]
 
 
-BAD_NUMBERS = [("--limit", 0), ("--retries", -1), ("--shard", "3/2"), ("--shard", "x"), ("--url", "x")]
+BAD_NUMBERS = [
+    ("--limit", 0),
+    ("--retries", -1),
+    ("--shard", "3/2"),
+    ("--shard", "x"),
+    ("--url", "x"),
+    ("--threads", 0),
+    ("--workers", 0),
+    ("--gpus-per-worker", "nan"),
+    ("--timeout", 0),
+    ("--timeout", "nan"),
+    ("--timeout", "inf"),
+    ("--device", "warp"),
+    ("--quality", 0),
+    ("--quality", 101),
+    ("--quality", -1),
+    ("--mask-file", "nowhere.png"),
+]
 
 
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
 @pytest.mark.parametrize("words", BAD_NUMBERS)
-def test_a_number_that_cannot_be_meant(words, capsys):
+def test_a_value_that_cannot_be_meant_is_refused_at_once(words, more, capsys):
     draw("in/a.png")
-    assert protect("in", *words) == 1
-    assert words[0] in capsys.readouterr().err and not Path("out").exists()
+    chosen = {"--workers": "ray", "--gpus-per-worker": "ray", "--timeout": "comfyui"}.get(words[0], "single")
+    words += ("--format", "jpeg") if words[0] == "--quality" else ()
+    assert protect("in", *words, *more, "--engine", chosen) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words[0].removesuffix("-file").removeprefix("--mask") in line and not Path("out").exists()
 
 
 def test_selection_is_sorted_whatever_the_file_system_says(monkeypatch):

@@ -106,6 +106,13 @@ def test_white_of_the_mask_is_protected_and_black_is_not():
         ("-img a.png --block_num 0", "--block_num"),
         ("-img a.png --epsilon 300", "strength"),
         ("-img a.png --mode 3", "--mode"),
+        ("-img a.png --output_name ../../x", "leads out"),
+        ("-img a.png --output_name /x", "leads out"),
+        ("--input_dir_path in --output_dir ../../x", "leads out"),
+        ("-img a.png --input_size 99999999", "--input_size"),
+        ("-img a.png --block_num 9999", "--block_num"),
+        ("-img a.png --mask --mask_path nowhere.png", "nowhere.png"),
+        ("-img a.png --threads 0", "--threads"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(words, said, capsys):
@@ -122,3 +129,18 @@ def test_shared_flags_go_with_both(capsys):
     assert mist("protect", *words.split()) == 0
     settings = json.loads(Path("r.json").read_text("utf-8"))[0]["report"]["settings"]
     assert (settings["seed"], settings["gradient"], settings["low_vram"]) == (4, "sds", True)
+
+
+def test_what_is_passed_over_is_told(capsys):
+    draw("in/a.png", (32, 32)), draw("in/a.mask.png")
+    Path("in/b.psd").write_bytes(b"8BPS")
+    assert mist("protect", "--input_dir_path", "in", "--input_size", 64, "--steps", 1) == 3
+    assert files("outputs/dirs") == ["vangogh_16_1_64_1_2_1_0_0/a.png"]
+    said = capsys.readouterr().err
+    assert "2 file(s)" in said and "in/b.psd: " in said and "in/a.mask.png: not used" in said
+
+
+def test_a_thin_picture_does_not_become_enormous(capsys):
+    draw("a.png", (9000, 3))
+    assert mist("protect", "-img", "a.png", "--non_resize", "--steps", 1) == 1
+    assert "choose fewer" in capsys.readouterr().err

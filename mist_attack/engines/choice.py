@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,10 +31,6 @@ OF_ENGINES = {
 def engine_for(options: argparse.Namespace, order: Order, say: Say, complain: Say) -> Engine:
     """Raises SettingsError, and CheckpointError where no model is found; nothing is loaded or reached yet."""
     chosen = options.engine or "single"
-    for engine, flags in OF_ENGINES.items():
-        for flag in flags:
-            if engine != chosen and getattr(options, flag):
-                raise SettingsError(f"--{flag.replace('_', '-')} is for --engine {engine}.")
     bars = sys.stderr.isatty() and not options.quiet
     if chosen == "comfyui":
         from . import comfyui
@@ -47,11 +45,33 @@ def engine_for(options: argparse.Namespace, order: Order, say: Say, complain: Sa
     return SingleEngine(loader(options, order, say, complain), bars=bars)
 
 
+def require_meant(options: argparse.Namespace) -> None:
+    """Raises SettingsError for a number that cannot be, and for a flag of another engine."""
+    for engine, flags in OF_ENGINES.items():
+        for flag in flags:
+            if engine != (options.engine or "single") and getattr(options, flag):
+                raise SettingsError(f"--{flag.replace('_', '-')} is for --engine {engine}.")
+    for name, least in (("threads", 1), ("workers", 1), ("gpus_per_worker", 0)):
+        if (given := getattr(options, name)) is not None and not least <= given < math.inf:
+            raise SettingsError(f"Expected --{name.replace('_', '-')} of at least {least}; got {given:g}.")
+    if options.device is not None:
+        _require_device(options.device)
+    if options.timeout is not None and not 0 < options.timeout < math.inf:
+        raise SettingsError(f"Expected --timeout above 0 seconds; got {options.timeout:g}.")
+
+
+def _require_device(name: str) -> None:
+    try:
+        torch.device(name)
+    except RuntimeError as error:
+        raise SettingsError(f"Expected --device as torch spells it (cpu, cuda:1, mps); got {name}.") from error
+
+
 def loader(options: argparse.Namespace, order: Order, say: Say, complain: Say) -> Callable[[], Model]:
     """Loads the model into this process when called. Raises at once what can be known at once."""
     checkpoint = checkpoints.find_checkpoint(options.checkpoint)
     device = diffusers.pick_device(options.device)
-    set_threads(options.threads)
+    set_threads(options.threads, complain)
 
     def load() -> Model:
         surrogate = diffusers.load(checkpoint, device, getattr(torch, options.dtype))
@@ -63,12 +83,14 @@ def loader(options: argparse.Namespace, order: Order, say: Say, complain: Say) -
     return load
 
 
-def set_threads(threads: int | None) -> None:
+def set_threads(threads: int | None, complain: Say) -> None:
+    """At most as many as the machine has processors for this process."""
     if threads is None:
         return
-    if threads < 1:
-        raise SettingsError(f"Expected --threads of at least 1; got {threads}.")
-    torch.set_num_threads(threads)
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if threads > there:
+        complain(f"--threads {threads}: this machine has {there}, and {there} are used.")
+    torch.set_num_threads(min(threads, there))
 
 
 def model_key(options: argparse.Namespace) -> str:

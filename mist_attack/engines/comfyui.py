@@ -242,8 +242,6 @@ def engine_for(options: argparse.Namespace, order: Order, complain: Say, *, bars
         raise SettingsError("--engine comfyui needs --url http://127.0.0.1:8188, once for each server.")
     if not options.checkpoint:
         raise SettingsError("--engine comfyui needs --checkpoint NAME: a checkpoint as the servers' own list has it.")
-    if options.timeout is not None and not options.timeout > 0:
-        raise SettingsError(f"Expected --timeout above 0 seconds; got {options.timeout:g}.")
     require_websockets()
     log_in = os.environ.get(LOG_IN)
     servers = [Server(url, allow_remote=options.allow_remote, log_in=log_in) for url in dict.fromkeys(options.url)]

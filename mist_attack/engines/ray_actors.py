@@ -194,8 +194,5 @@ def _reason(failure: BaseException) -> str:
 def engine_for(options: argparse.Namespace, order: Order, say: Say, complain: Say) -> RayEngine:
     """Raises SettingsError, and CheckpointError where this machine does not see the model either."""
     checkpoint = checkpoints.find_checkpoint(options.checkpoint).absolute()
-    for name, least in (("threads", 1), ("workers", 1), ("gpus_per_worker", 0)):
-        if (given := getattr(options, name)) is not None and given < least:
-            raise SettingsError(f"Expected --{name.replace('_', '-')} of at least {least}; got {given}.")
     spec = Spec(str(checkpoint), options.device, options.dtype, options.threads or 1, order.target)
     return RayEngine(spec, options.address, options.workers, options.gpus_per_worker, say, complain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,12 +13,14 @@ import torch
 from PIL import Image
 
 from ..errors import MistError
+from ..images import Picture, require_readable
+from ..metadata import Metadata
 from ..settings import Settings
 from ..views import plan
-from .journal import Say
-from .ledger import Ledger, NoLedger
+from .journal import Say, named, tell_passed
+from .ledger import PASSED_OVER, Ledger, NoLedger
 from .order import Order, Policy, name_of, task_for
-from .worker import Model, Task, attempt, opened
+from .worker import Model, Task, attempt, opened, require_encodable
 from .works import Work
 
 SAMPLES = 3
@@ -33,13 +36,30 @@ class Estimate:
     where: str
 
 
-def tell(order: Order, policy: Policy, load: Callable[[], Model] | None, workers: int, say: Say) -> None:
-    """Nothing is written. `load` of None: no estimate."""
-    pending = _pending(order, policy, say)
-    settings = ", ".join(f"{name} {value}" for name, value in order.settings.as_dict().items())
-    say(f"{len(pending)} picture(s) with {settings}")
-    if load is None or not pending:
-        return
+def tell(
+    order: Order, policy: Policy, load: Callable[[], Model] | None, workers: int, say: Say, complain: Say
+) -> list[str]:
+    """What the run would do, and the statuses that it would return, as far as headers tell. Nothing is written.
+    `load` of None: no estimate."""
+    pending, statuses = _pending(order, policy, say, complain)
+    say(f"{len(pending)} picture(s) with {in_words(order.settings)}")
+    if load is not None and pending:
+        _tell_costs(order, pending, load, workers, say)
+    tell_passed(order.passed, complain)
+    return statuses + [PASSED_OVER] * len(order.passed)
+
+
+def in_words(settings: Settings) -> str:
+    """In the words and the units of the flags."""
+    said = settings.as_dict() | {"prompt": repr(settings.prompt)}
+    weight = math.log10(settings.semantic_weight) - 3 if settings.semantic_weight else -math.inf
+    said |= {"epsilon": settings.strength_levels, "step_size": settings.step_size * 255, "semantic_weight": weight}
+    names = {"epsilon": "strength", "step_size": "step", "semantic_weight": "fusion weight"}
+    shown = ((names.get(name, name.replace("_", " ")), value) for name, value in said.items())
+    return ", ".join(f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}" for name, value in shown)
+
+
+def _tell_costs(order: Order, pending: list[Work], load: Callable[[], Model], workers: int, say: Say) -> None:
     found = measure(order, pending, load)
     if found is None:
         say("no estimate: none of the pictures tried can be protected")
@@ -49,22 +69,39 @@ def tell(order: Order, policy: Policy, load: Callable[[], Model] | None, workers
     say(f"about {_duration(total)} in all ({each}) and {found.peak_bytes / 2**30:.2f} GiB of {found.where}")
 
 
-def _pending(order: Order, policy: Policy, say: Say) -> list[Work]:
+def _pending(order: Order, policy: Policy, say: Say, complain: Say) -> tuple[list[Work], list[str]]:
+    """The works that would be begun, and what would become of each."""
     ledger = Ledger(order.storage, order.part) if order.remembers else NoLedger(order.storage)
     pending: list[Work] = []
+    statuses: list[str] = []
     for work in order.works:
         name = name_of(order, work)
         try:
-            _, facts = task_for(order, work)
+            task, facts = task_for(order, work)
+            require_readable(work.source, task.data)
+            if task.mask is not None:
+                require_readable(task.mask_path, task.mask)
+            require_encodable(task, _blank(task))
         except MistError as error:
-            say(f"would fail: {error}")
+            complain(f"would fail: {named(str(work.source), str(error))}")
+            statuses.append("failed")
             continue
         if not policy.force and ledger.done(name, facts["key"]):
             say(f"done already: {work.source} -> {order.storage.shown(name)}")
+            statuses.append("skipped")
         elif policy.limit is None or len(pending) < policy.limit:
             say(f"would protect {work.source} -> {order.storage.shown(name)}")
             pending.append(work)
-    return pending
+            statuses.append("protected")
+    return pending, statuses
+
+
+def _blank(task: Task) -> Picture:
+    """A pixel with alpha where the picture seems to have some."""
+    with Image.open(io.BytesIO(task.data)) as image:
+        transparent = image.mode in {"LA", "PA", "RGBA"} or "transparency" in image.info
+    alpha = np.zeros((1, 1), np.uint8) if transparent else None
+    return Picture(task.source, torch.zeros(1, 3, 1, 1), alpha, Metadata(), ())
 
 
 def measure(order: Order, works: list[Work], load: Callable[[], Model]) -> Estimate | None:

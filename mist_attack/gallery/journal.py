@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ..report import Report
 from ..saving import write_text
-from .ledger import Row
+from .ledger import PASSED_OVER, Row
+from .selection import Passed
 
 REPORT_EVERY = 5.0  # seconds: the report is one JSON text, written as a whole
 
@@ -40,6 +41,13 @@ class Journal:
         self.troubles += 1
         self.complain(error)
 
+    def pass_over(self, passed: list[Passed]) -> None:
+        """At the end, where it is seen."""
+        tell_passed(passed, self.complain)
+        for file in passed:
+            row = Row(str(file.path), None, PASSED_OVER, file.reason)
+            self.rows.setdefault(row.input, row)
+
     def close(self) -> None:
         if self.report is not None:
             self._write()
@@ -53,7 +61,7 @@ class Journal:
     def _tell(self, row: Row) -> None:
         count = f"[{len(self.rows)}/{self.total}] " if self.total > 1 else ""
         if row.status == "failed":
-            self.complain(f"{count}{row.input}: {row.error}")
+            self.complain(f"{count}{named(row.input, row.error)}")
         elif row.status == "skipped":
             self.say(f"{count}{row.input}: protected already (--force does it again)")
         elif row.report is not None:
@@ -61,3 +69,15 @@ class Journal:
             for notice in row.notices:
                 self.say(f"  note: {notice}")
             self.say(f"  -> {row.output}")
+
+
+def tell_passed(passed: list[Passed], complain: Say) -> None:
+    if passed:
+        complain(f"{len(passed)} file(s) that look like pictures, or belong to one, were passed over:")
+    for file in passed:
+        complain(f"  {file.path}: {file.reason}")
+
+
+def named(path: str, error: str | None) -> str:
+    """An error with the path that it is about, said once."""
+    return f"{error}" if f" {path}:" in f" {error}" or f" {path} " in f" {error} " else f"{path}: {error}"

@@ -20,7 +20,9 @@ from ..errors import OutputError
 from .storage import Storage
 
 MANIFEST = "mist-manifest"
+STATE = ".mist"
 MAX_DEATHS = 3
+PASSED_OVER = "passed over"
 VOLATILE = ("seconds", "settings")  # the first depends on the machine's mood, the second stands beside the report
 
 
@@ -32,7 +34,7 @@ class Row:
     output: str | None
     """None where it can have no result: another picture's has the name."""
     status: str = "failed"
-    """protected, skipped or failed."""
+    """protected, skipped or failed; in a report also passed over: nothing was to be made of it."""
     error: str | None = None
     report: dict[str, Any] | None = None
     notices: list[str] = field(default_factory=list)
@@ -56,7 +58,7 @@ class Ledger:
 
     def __init__(self, storage: Storage, part: str = "") -> None:
         self.storage, self.part = storage, part
-        self.state, self._manifest = f".mist{part}", f"{MANIFEST}{part}.jsonl"
+        self.state, self._manifest = f"{STATE}{part}", f"{MANIFEST}{part}.jsonl"
         self._lines = known_lines(storage, part)
         self._finished: dict[str, str] = {}
         marks = [json.loads(storage.read(mark) or b"{}") for mark in storage.names(f"{self.state}/begun")]
@@ -175,10 +177,16 @@ class NoLedger(Ledger):
 @contextmanager
 def opened(storage: Storage, part: str = "") -> Iterator[Ledger]:
     """The ledger, ours alone, with what a killed run left behind merged."""
-    with storage.locked(f".mist{part}"):
+    with storage.locked(f"{STATE}{part}"):
         ledger = Ledger(storage, part)
         ledger.recover()
         yield ledger
+
+
+def is_kept(name: str) -> bool:
+    """Whether a name below the root of the results is one of a manifest, or lies where runs keep their state."""
+    first = name.partition("/")[0].casefold()
+    return first.startswith(STATE) or (first.startswith(MANIFEST) and first.endswith(".jsonl"))
 
 
 def known_lines(storage: Storage, part: str = "") -> dict[str, str]:
@@ -191,9 +199,7 @@ def known_lines(storage: Storage, part: str = "") -> dict[str, str]:
 
 def known_results(storage: Storage) -> set[str]:
     """Names of all files that are ours, also of those whose run was killed before it could say so."""
-    begun = [
-        name for state in storage.names("") if state.startswith(".mist") for name in storage.names(f"{state}/begun")
-    ]
+    begun = [name for state in storage.names("") if state.startswith(STATE) for name in storage.names(f"{state}/begun")]
     marked = [json.loads(storage.read(name) or b"{}").get("output", "") for name in begun]
     lines = [json.loads(line) for line in known_lines(storage).values()]
     return {line["output"] for line in lines if line["output"]}.union(marked)

@@ -13,6 +13,8 @@ from ..errors import PictureError
 from ..images import read_bytes
 from ..settings import Settings
 from .ledger import sha256
+from .lists import decoded
+from .selection import Passed
 from .storage import Folder, Storage
 from .worker import Prepare, Task
 from .works import Work
@@ -29,6 +31,8 @@ class Order:
     storage: Storage = field(default_factory=lambda: Folder(Path()))
     remembers: bool = False
     """Keeps a manifest, and skips what is done already."""
+    passed: list[Passed] = field(default_factory=list)
+    """Files that look like pictures and are not among the works."""
     mask: Path | None = None
     target: Tensor | None = None
     target_sha256: str | None = None
@@ -89,7 +93,9 @@ def name_of(order: Order, work: Work) -> str:
 
 
 def _read_prompt(path: Path) -> str:
+    """On one line; an empty file is an empty prompt."""
+    is_empty = path.is_file() and path.stat().st_size == 0
     try:
-        return " ".join(read_bytes(path).decode("utf-8-sig").split())
+        return "" if is_empty else " ".join(decoded(read_bytes(path)).split())
     except UnicodeDecodeError as error:
         raise PictureError(f"{path}: expected a prompt as UTF-8 text; save it so") from error

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import glob
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SettingsError
-from ..images import PICTURE_SUFFIXES
-
-MASK, PROMPT = ".mask.png", ".prompt.txt"
-"""What stands beside a picture: cat.jpg, cat.mask.png, cat.prompt.txt."""
+from ..images import UNREAD
+from .companions import kind_of, looks_like_picture, stem_of
+from .lists import names_in
+from .paths import folded, require_no_root
 
 Identities = frozenset[tuple[int, int]]
 
@@ -29,32 +28,99 @@ class Source:
     """By the user himself; others were found."""
 
 
+@dataclass(frozen=True)
+class Passed:
+    """A file that looks like a picture, or stands beside one, and that nothing is made of."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Selection:
+    sources: list[Source]
+    passed: list[Passed]
+
+
 def select(inputs: Iterable[Path], out: Path | None) -> list[Source]:
+    """The sources of `selection`."""
+    return selection(inputs, out).sources
+
+
+def selection(inputs: Iterable[Path], out: Path | None) -> Selection:
     """The pictures that `inputs` mean, each once. Folders are read to any depth, but for `out` inside of them.
 
     An input is a file, a folder, a glob, or @FILE: a list of files, one in a line or separated by NUL (@- is the
-    standard input). Hidden files, masks and what is no picture are passed over. Raises SettingsError where nothing
-    is meant.
+    standard input). Hidden files and what does not look like a picture are passed over, as are the masks and prompts
+    of pictures that are meant; other masks, and pictures of a kind that is not read, are told. Raises SettingsError
+    where nothing is meant.
     """
-    chosen: dict[str, Source] = {}
+    meant: dict[str, Source] = {}
     for given in inputs:
         for source in _meant(given, out):
-            chosen.setdefault(os.path.abspath(source.path), source)  # noqa: PTH100  # keeps symbolic links apart
-    if not chosen:
-        raise SettingsError(f"No pictures in {', '.join(map(str, inputs))}.")
-    return list(chosen.values())
+            meant.setdefault(_absolute(source.path), source)
+    found = _sorted_out(meant.values())
+    if not found.sources:
+        passed = "".join(f" {passed.path}: {passed.reason}." for passed in found.passed)
+        raise SettingsError(f"No pictures in {', '.join(map(str, inputs))}.{passed}")
+    return found
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The pictures directly inside a folder, by name."""
-    return sorted(path for path in folder.iterdir() if _is_picture(path.name))
+    """The pictures of `selection_in`."""
+    return [source.path for source in selection_in(folder).sources]
+
+
+def selection_in(folder: Path) -> Selection:
+    """The pictures directly inside a folder, by name. Masks and prompts beside them are not used."""
+    require_no_root(folder, "of pictures")
+    entries = [folder / entry.name for entry in sorted(_entries(folder), key=lambda entry: entry.name)]
+    found = [path for path in entries if _is_meant(path.name) and not _is_folder(path)]
+    pictures = _sorted_out(Source(path) for path in found if not kind_of(path.name))
+    unused = "not used under Mist's own flags; name a mask with --mask_path, or use our own flags"
+    return Selection(pictures.sources, pictures.passed + [Passed(path, unused) for path in found if kind_of(path.name)])
+
+
+def _sorted_out(meant: Iterable[Source]) -> Selection:
+    sources: list[Source] = []
+    passed, companions = [], []
+    for source in meant:
+        name = source.path.name
+        if kind_of(name):
+            companions.append(source.path)
+        elif not source.named and (hint := UNREAD.get(source.path.suffix.lower())):
+            passed.append(Passed(source.path, hint))
+        else:
+            sources.append(source)
+    served = {(os.path.dirname(_absolute(source.path)), folded(source.path.stem)) for source in sources}  # noqa: PTH120
+    lone = [path for path in companions if (os.path.dirname(_absolute(path)), folded(stem_of(path.name))) not in served]  # noqa: PTH120
+    return Selection(sources, passed + [Passed(path, _lone(path)) for path in lone])
+
+
+def _absolute(path: Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100  # keeps symbolic links apart
+
+
+def _lone(path: Path) -> str:
+    kind, stem = kind_of(path.name), stem_of(path.name)
+    return f"a {kind} by its name, but no picture {stem} in its folder is to be protected"
+
+
+def lists(inputs: Iterable[Path]) -> list[Path]:
+    """The files of names among `inputs`; the standard input is none."""
+    return [Path(str(given)[1:]) for given in inputs if _is_list(given) and str(given) != "@-"]
+
+
+def _is_list(given: Path) -> bool:
+    return str(given).startswith("@") and not os.path.lexists(given)
 
 
 def _meant(given: Path, out: Path | None) -> Iterator[Source]:
     text = str(given)
     if given.is_dir():
+        require_no_root(given, "of pictures")
         yield from _inside(given, Path(), out, _above(given))
-    elif text.startswith("@") and not os.path.lexists(given):
+    elif _is_list(given):
         yield from _listed(text[1:])
     elif glob.has_magic(text) and not os.path.lexists(given):
         yield from _matching(text, out)
@@ -75,7 +141,7 @@ def _inside(top: Path, folder: Path, out: Path | None, above: Identities) -> lis
         if _is_folder(path):
             if not entry.name.startswith(".") and _identity(path) not in above and not _is_same(path, out):
                 found += _inside(path, folder / entry.name, out, above)
-        elif _is_picture(entry.name):
+        elif _is_meant(entry.name):
             found.append(Source(path, folder))
     return found
 
@@ -106,13 +172,15 @@ def _is_same(path: Path, other: Path | None) -> bool:
     return other is not None and other.exists() and path.samefile(other)
 
 
-def _is_picture(name: str) -> bool:
-    suffix = Path(name).suffix.lower()
-    return suffix in PICTURE_SUFFIXES and not name.startswith(".") and not name.lower().endswith(MASK)
+def _is_meant(name: str) -> bool:
+    """A picture or a companion, where a folder or a pattern is given; what becomes of it is seen later."""
+    return not name.startswith(".") and (looks_like_picture(name) or kind_of(name) is not None)
 
 
 def _matching(pattern: str, out: Path | None) -> Iterator[Source]:
     base = Path(*_before_magic(Path(pattern)))
+    if "**" in pattern:
+        require_no_root(base, "that the pattern begins with")
     found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207  # absolute ones too
     if not found:
         raise SettingsError(f"Nothing matches {pattern}. A file with such a name does not exist either.")
@@ -120,7 +188,7 @@ def _matching(pattern: str, out: Path | None) -> Iterator[Source]:
         if path.is_dir():
             if "**" not in pattern:
                 yield from _inside(path, path.relative_to(base), out, _above(path))
-        elif _is_picture(path.name) and not (out and _is_below(path, out) and not _is_below(base, out)):
+        elif _is_meant(path.name) and not (out and _is_below(path, out) and not _is_below(base, out)):
             yield Source(path, path.parent.relative_to(base))
 
 
@@ -137,15 +205,10 @@ def _is_below(path: Path, folder: Path) -> bool:
 
 def _listed(name: str) -> list[Source]:
     """What a list names is kept below the deepest folder that all of it has in common."""
-    try:
-        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-    except OSError as error:
-        raise SettingsError(f"The list {name} cannot be read ({error.strerror}).") from error
-    parts = data.split(b"\0") if b"\0" in data else data.removeprefix(b"\xef\xbb\xbf").splitlines()
-    paths = [Path(os.fsdecode(part)) for part in parts if part.strip()]
+    paths = names_in(name)
     if not paths:
         return []
-    absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100  # keeps symbolic links apart
+    absolute = [Path(_absolute(path)) for path in paths]
     base = _common(absolute)
     folders = [path.parent.relative_to(base) if base else Path() for path in absolute]
     return [Source(path, folder) for path, folder in zip(paths, folders, strict=True)]

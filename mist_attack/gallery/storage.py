@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -125,6 +126,8 @@ class Bucket:
     """An object store: what is put there appears whole. Needs fsspec and its package for the protocol."""
 
     def __init__(self, url: str) -> None:
+        if re.search(r"(^|::)(file|local)://", url):
+            raise SettingsError(f"--out {url}: of a folder of this machine, give the path alone.")
         try:
             import fsspec
 

@@ -114,6 +114,7 @@ def told(error: BaseException) -> str:
 def protected(task: Task, model: Model, on_step: OnStep | None = None) -> Result:
     """Raises as `read_picture`, `protect` and `encode_picture` do."""
     picture, settings, mask, notices = opened(task)
+    require_encodable(task, picture)
     result = protect(picture.images, model.surrogate, settings, mask=mask, target=model.target, on_step=on_step)
     report = result.reports[0]
     text = made_by(report.settings)
@@ -122,6 +123,12 @@ def protected(task: Task, model: Model, on_step: OnStep | None = None) -> Result
         lost += ("strength 0 changes nothing: the pixels are the original's",)
     told = [*notices, *report.notices, *lost]
     return Result(data, report.as_dict(), told, environment(model.surrogate))
+
+
+def require_encodable(task: Task, picture: Picture) -> None:
+    """A black picture of its kind is encoded: what the format cannot hold is told before the steps. Raises as
+    `encode_picture` does."""
+    encode_picture(task.name, torch.zeros_like(picture.images), picture, lossy_quality=task.lossy_quality)
 
 
 def opened(task: Task) -> tuple[Picture, Settings, Tensor | None, list[str]]:

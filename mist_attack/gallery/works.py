@@ -9,10 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import SettingsError
-from .selection import MASK, PROMPT, Source
+from .companions import Beside, Kind
+from .paths import folded, too_long
+from .selection import Source
 
 KEPT_SUFFIXES = {".png", ".tif", ".tiff", ".webp"}  # lossless as we write them; all else becomes .png
 FIELDS = ("dir", "stem", "parent")
+Folders = dict[Path, Beside]
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ def works_for(
     would replace an input, and for a template that leads out of `folder`.
     """
     sources = list(sources)
+    if template is not None:
+        _require_template(template)
     spared = {os.path.realpath(source.path) for source in sources}
     taken: dict[str, Source] = {}
     works = []
@@ -48,23 +53,36 @@ def works_for(
         output = folder / _name(source, suffix or _lossless(source.path), template)
         if os.path.realpath(output) in spared:
             raise SettingsError(f"{output} is an input, and inputs are never overwritten. Choose another --out.")
-        other = taken.setdefault(str(output).casefold(), source)
+        other = taken.setdefault(folded(output), source)
         refused = None if other is source else _collision(other, source, output)
+        if not refused and (why := too_long(output)):
+            refused = f"{output}: {why}"
         works.append(Work(source.path, output, refused=refused))
     return works
 
 
-def with_companions(work: Work) -> Work:
-    """The same work with the mask and the prompt that stand beside its picture."""
-    mask, prompt = (work.source.with_name(work.source.stem + kind) for kind in (MASK, PROMPT))
-    return replace(work, mask=_if_file(mask), prompt=_if_file(prompt))
+def with_companions(work: Work, folders: Folders | None = None) -> Work:
+    """The same work with the mask and the prompt that stand beside its picture; refused where it is not clear which.
 
-
-def _if_file(path: Path) -> Path | None:
+    folders: what stands in each, filled here, for the next work."""
+    folder, folders = work.source.parent, {} if folders is None else folders
     try:
-        return path if path.is_file() else None
-    except OSError:  # the name is too long
-        return None
+        beside = folders.get(folder) or folders.setdefault(folder, Beside(folder))
+        mask, prompt = (_only(kind, beside.of(kind, work.source.stem)) for kind in ("mask", "prompt"))
+    except (FileNotFoundError, NotADirectoryError):
+        return work
+    except OSError as error:
+        why = f"the folder it is in cannot be read ({error.strerror}), so that its mask is not known"
+        return replace(work, refused=work.refused or why)
+    except SettingsError as error:
+        return replace(work, refused=work.refused or str(error))
+    return replace(work, mask=mask, prompt=prompt)
+
+
+def _only(kind: Kind, found: list[Path]) -> Path | None:
+    if len(found) > 1:
+        raise SettingsError(f"it has several {kind}s ({', '.join(path.name for path in found)}); keep one")
+    return found[0] if found else None
 
 
 def _collision(first: Source, second: Source, output: Path) -> str:
@@ -84,10 +102,27 @@ def _name(source: Source, suffix: str, template: str | None) -> Path:
     where = template if "/" in template else "{dir}/" + template
     parent = source.path.absolute().parent.name
     fields = {"dir": source.folder.as_posix(), "stem": source.path.stem, "parent": parent}
-    named = Path(re.sub(r"\{(\w*)\}", lambda match: _field(match[1], fields), where) + suffix)
-    if named.is_absolute() or ".." in named.parts:
-        raise SettingsError(f"--name {template}: {named} leads out of the folder of results.")
-    return named
+    named = re.sub(r"\{(\w*)\}", lambda match: _field(match[1], fields), where)
+    return inside(named + suffix, f"--name {template}")
+
+
+def inside(name: str, flag: str) -> Path:
+    """A name relative to the folder of results, as a path that stays in it. Raises SettingsError."""
+    path = Path(name)
+    if path.anchor or ".." in path.parts:
+        raise SettingsError(f"{flag}: {name} leads out of the folder of results.")
+    return path
+
+
+def _require_template(template: str) -> None:
+    for field in re.findall(r"\{(\w*)\}", template):
+        _field(field, dict.fromkeys(FIELDS, ""))
+    rest = re.sub(r"\{\w*\}", "x", template)
+    if "{" in rest or "}" in rest:
+        known = ", ".join(f"{{{field}}}" for field in FIELDS)
+        raise SettingsError(f"--name {template}: a brace stands alone. Fields: {known}.")
+    if not rest.rpartition("/")[2].strip(". "):
+        raise SettingsError(f"--name {template}: expected a name after the last /, as '{{stem}}-mist'.")
 
 
 def _field(name: str, fields: dict[str, str]) -> str:
