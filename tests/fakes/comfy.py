@@ -310,7 +310,8 @@ class VAE:
         return 8
 
 
-model_management = SimpleNamespace(in_training=False, loaded=[], cleaned=0)
+model_management = SimpleNamespace(in_training=False, loaded=[], cleaned=0, free=2**40)
+model_management.get_free_memory = lambda device: model_management.free
 model_management.load_models_gpu = lambda models, memory_required: model_management.loaded.append(
     (models, memory_required)
 )
@@ -328,7 +329,9 @@ def install():
     layers = {"CastWeightBiasOp": CastWeightBiasOp, "Linear": Linear, "Conv2d": Conv2d, "GroupNorm": GroupNorm}
     contents = {
         "comfy": {},
-        "comfy.ops": layers | {"cast_bias_weight": cast_bias_weight, "uncast_bias_weight": uncast_bias_weight},
+        "comfy.ops": layers
+        | {"cast_bias_weight": cast_bias_weight, "uncast_bias_weight": uncast_bias_weight}
+        | {"disable_weight_init": SimpleNamespace(Linear=Linear, Conv2d=Conv2d, GroupNorm=GroupNorm)},
         "comfy.ldm": {},
         "comfy.ldm.models": {},
         "comfy.ldm.models.autoencoder": {"AutoencodingEngine": AutoencodingEngine},
