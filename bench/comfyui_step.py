@@ -2,7 +2,9 @@
 
     COMFYUI_PYTHON bench/comfyui_step.py COMFYUI_DIR [CHECKPOINT] [--side 64] [--steps 40] [--objective fused]
 
-Without a checkpoint: SD v1 in full depth and its least width, where calls cost more than sums. Bare: the autoencoder's encoder and the UNet, with plain copies of the host's weights and PyTorch's attention, once
+Without a checkpoint: SD v1 in full depth and its least width, where calls cost more than sums.
+
+Bare: the autoencoder's encoder and the UNet, with plain copies of the host's weights and PyTorch's attention, once
 forward and once backward, without a loop, objective, host or graph. Costs are seconds of the processor, which other
 processes disturb less than the clock.
 """

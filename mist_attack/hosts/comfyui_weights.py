@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..aliases import alias
 from .comfyui_layers import fetched, is_on, is_patched, is_transient
-from .comfyui_lent import PLAIN, layers_of
+from .comfyui_lent import layers_of
 from .lending import instance_attributes
 
 _KINDS = [
@@ -50,9 +50,10 @@ def lasting(modules: Iterable[nn.Module], device: torch.device, dtype: torch.dty
 
 
 def spare_memory(device: torch.device, needed: float) -> float:
-    """Bytes: what the device has free less what a forward and backward take. Weights that the host could evict are
-    not counted as free."""
-    return comfy.model_management.get_free_memory(device) - needed
+    """Bytes: what the device has free less what a forward and backward take and what the host keeps free for itself.
+    Weights that it could evict do not count as free."""
+    management = comfy.model_management
+    return management.get_free_memory(device) - management.minimum_inference_memory() - needed
 
 
 def _is_fetched(layer: Any, like: Tensor) -> bool:
@@ -80,7 +81,8 @@ def _fit(weights: Iterable[Tensor], like: Tensor) -> bool:
 
 def _copies(layer: nn.Module, like: Tensor) -> dict[str, Tensor]:
     with fetched(layer, like) as values:
-        return {name: value.clone() for name, value in zip(("weight", "bias"), values, strict=True) if value is not None}
+        named = zip(("weight", "bias"), values, strict=True)
+        return {name: value.clone() for name, value in named if value is not None}
 
 
 def _aliases(layer: nn.Module) -> dict[str, Tensor]:

@@ -312,6 +312,7 @@ class VAE:
 
 model_management = SimpleNamespace(in_training=False, loaded=[], cleaned=0, free=2**40)
 model_management.get_free_memory = lambda device: model_management.free
+model_management.minimum_inference_memory = lambda: 2**30
 model_management.load_models_gpu = lambda models, memory_required: model_management.loaded.append(
     (models, memory_required)
 )
