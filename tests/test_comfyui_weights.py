@@ -24,6 +24,12 @@ def surrogate(lent):
     return ComfySurrogate(lent[2], lent[0], lent[1])
 
 
+def layers_of(surrogate):
+    """Those that take part in a step."""
+    autoencoder, unet = surrogate.modules
+    return [layer for part in (autoencoder.encoder, autoencoder.quant_conv, unet) for layer in part.modules()]
+
+
 def spare(monkeypatch, copies):
     """Memory for the host, for a forward and backward and for so many bytes of weights."""
     own = comfy.model_management.minimum_inference_memory()
@@ -89,7 +95,7 @@ def test_what_is_fetched_once_serves_the_run_where_there_is_memory(lent, surroga
                 buffer.released = 0
                 assert all(relative(found, expected) < 1e-6 for found in gradients(surrogate, count))
                 fetched[copies, count] = buffer.released
-    layers = sum(isinstance(layer, comfy.CastWeightBiasOp) for part in surrogate.modules for layer in part.modules())
+    layers = sum(isinstance(layer, comfy.CastWeightBiasOp) for layer in layers_of(surrogate))
     assert fetched[2**40, 1] == fetched[2**40, 3] == layers
     assert fetched[0, 3] == 3 * fetched[0, 1] > 3 * layers
 
@@ -98,8 +104,7 @@ def test_no_more_is_copied_than_there_is_memory_to_spare(lent, surrogate, monkey
     model, _, vae = lent
     sizes = {
         layer: 4 * (layer.weight.numel() + layer.bias.numel())
-        for part in surrogate.modules
-        for layer in part.modules()
+        for layer in layers_of(surrogate)
         if isinstance(layer, comfy.CastWeightBiasOp)
     }
     (expected,) = gradients(surrogate, 1)
@@ -147,7 +152,7 @@ def test_an_autoencoder_in_half_precision_is_cast_once_where_there_is_memory(len
 def test_every_layer_has_its_own_weights_again(lent, surrogate, streamed, outcome):
     model, _, vae = lent
     with comfy.streaming(model.model, vae.first_stage_model) if streamed else nullcontext():
-        layers = [layer for part in surrogate.modules for layer in part.modules()]
+        layers = layers_of(surrogate)
         before = [(dict(vars(layer)), dict(layer._parameters), dict(layer._buffers)) for layer in layers]
 
         def job(model):

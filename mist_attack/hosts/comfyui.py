@@ -151,10 +151,10 @@ class ComfySurrogate:
     ) -> Result:
         autoencoder = self.vae.first_stage_model
 
-        def differentiable(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        def differentiable(modules: list[nn.Module], device: torch.device, dtype: torch.dtype) -> None:
             spare = 0.0 if low_vram else spare_memory(device, needed)
-            lent.enter_context(lasting([module], device, dtype, spare))
-            lent.enter_context(refetching([module], device, dtype))
+            lent.enter_context(lasting(modules, device, dtype, spare))
+            lent.enter_context(refetching(modules, device, dtype))
 
         with ExitStack() as lent:
             lent.enter_context(torch.inference_mode(False))
@@ -164,9 +164,9 @@ class ComfySurrogate:
             lent.enter_context(instance_attributes(autoencoder_changes(autoencoder)))
             lent.enter_context(instance_attributes(quantised_changes(self.modules)))
             lent.enter_context(lean([autoencoder], fetched))
-            differentiable(autoencoder, self.vae.device, torch.float32)
+            differentiable(_encoding(autoencoder), self.vae.device, torch.float32)
             if denoiser is not None:
-                differentiable(self.model.model.diffusion_model, self.device, denoiser.dtype)
+                differentiable([self.model.model.diffusion_model], self.device, denoiser.dtype)
                 lent.enter_context(freed_of_aliases(self.model.model.diffusion_model))
             lent.enter_context(recomputed(self.modules if low_vram else ()))
             lent.enter_context(Aliases())
@@ -237,6 +237,11 @@ def _name(vae: Any, model: Any) -> str:
     if model is None:
         return f"{type(vae.first_stage_model).__name__}, {vae.latent_channels} channels, in ComfyUI"
     return f"{type(model.model.model_config).__name__} in ComfyUI"
+
+
+def _encoding(autoencoder: nn.Module) -> list[nn.Module]:
+    """All but what decodes, which takes part in no step."""
+    return [child for name, child in autoencoder.named_children() if name not in ("decoder", "post_quant_conv")]
 
 
 def _dtype(base: Any) -> torch.dtype:
