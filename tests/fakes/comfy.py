@@ -330,9 +330,7 @@ def install():
     layers = {"CastWeightBiasOp": CastWeightBiasOp, "Linear": Linear, "Conv2d": Conv2d, "GroupNorm": GroupNorm}
     contents = {
         "comfy": {},
-        "comfy.ops": layers
-        | {"cast_bias_weight": cast_bias_weight, "uncast_bias_weight": uncast_bias_weight}
-        | {"disable_weight_init": SimpleNamespace(Linear=Linear, Conv2d=Conv2d, GroupNorm=GroupNorm)},
+        "comfy.ops": layers | {"cast_bias_weight": cast_bias_weight, "uncast_bias_weight": uncast_bias_weight},
         "comfy.ldm": {},
         "comfy.ldm.models": {},
         "comfy.ldm.models.autoencoder": {"AutoencodingEngine": AutoencodingEngine},
@@ -347,6 +345,7 @@ def install():
         "comfy.sampler_helpers": {"convert_cond": lambda cond: cond},
         "comfy.samplers": {"CFGGuider": CFGGuider, "Sampler": Sampler, "process_conds": process_conds},
     }
+    contents["comfy.ops"]["disable_weight_init"] = SimpleNamespace(Linear=Linear, Conv2d=Conv2d, GroupNorm=GroupNorm)
     for name, members in contents.items():
         module = sys.modules[name] = ModuleType(name)
         vars(module).update(members)
