@@ -231,12 +231,12 @@ def test_an_error_of_another_kind_passes_and_leaves_the_mode_as_it_was():
         assert not watched()
 
 
-@pytest.mark.parametrize(("device", "found"), [("cuda:0", True), ("cuda", True), ("cuda:1", False), ("cpu", False)])
-def test_a_device_without_an_index_is_the_same(device, found):
+@pytest.mark.parametrize(("asked", "found"), [("cuda:0", True), ("cuda", True), ("cuda:1", False), ("cpu", False)])
+def test_a_device_without_an_index_is_the_same(asked, found):
     from mist_attack.hosts.comfyui_layers import is_on
 
     class OnCuda:
         device = torch.device("cuda:0")
 
-    assert is_on(torch.device(device), OnCuda()) is found
+    assert is_on(torch.device(asked), OnCuda()) is found
     assert is_on(CPU, torch.zeros(1))
