@@ -7,13 +7,14 @@ the host's modules, buffers and conditionings stay as they are, and there is not
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode_temporarily
 
 _PLAIN = (Tensor, Parameter)
 _OUT_OF_PLACE = {"add_": torch.add, "sub_": torch.sub, "mul_": torch.mul, "div_": torch.div}
@@ -48,6 +49,22 @@ class OutOfPlace(Aliases):
         if operator is None or not (torch.is_grad_enabled() and args[0].requires_grad):
             return super().__torch_function__(func, types, args, kwargs)
         return super().__torch_function__(operator, types, args, kwargs).to(args[0].dtype)
+
+
+def watched() -> bool:
+    """The calls of this thread go through `Aliases`."""
+    return isinstance(_get_current_function_mode(), Aliases)
+
+
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """While open, as if this thread had not entered `Aliases`, which looks at every call: for code that meets no
+    inference tensor. Where it does, torch raises a RuntimeError that says so."""
+    if not watched():
+        yield
+        return
+    with _pop_mode_temporarily():
+        yield
 
 
 def alias(value: Any) -> Any:

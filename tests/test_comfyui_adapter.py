@@ -59,6 +59,12 @@ def test_protects_inside_the_hosts_inference_mode(objective, kind):
     assert not result.images.is_inference() or result.images.shape == image.shape
 
 
+@pytest.fixture
+def no_memory_to_spare(monkeypatch):
+    monkeypatch.setattr(comfy.model_management, "free", 0)
+
+
+@pytest.mark.usefixtures("no_memory_to_spare")
 def test_weights_in_memory_that_is_reused_give_the_same_gradient(lent):
     """What a plain graph makes of such weights is garbage without an error: the reason for `refetching`."""
     model, clip, vae = lent
@@ -70,10 +76,11 @@ def test_weights_in_memory_that_is_reused_give_the_same_gradient(lent):
         assert fetched > 0
         monkey = pytest.MonkeyPatch()
         with monkey.context() as patch:
-            patch.setattr("mist_attack.hosts.comfyui_layers._is_transient", lambda *_: False)
+            patch.setattr("mist_attack.hosts.comfyui_layers.is_transient", lambda *_: False)
             assert relative(loss_gradient(surrogate), expected) > 0.5
 
 
+@pytest.mark.usefixtures("no_memory_to_spare")
 def test_every_fetched_weight_is_given_back(lent):
     model, clip, vae = lent
     fetched = []

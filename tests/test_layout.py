@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mist_attack"
 ENGINE = sorted(path for path in PACKAGE.glob("*.py") if path.name not in ("cli.py", "__main__.py"))
 HOSTS = {"comfyui": {"comfy", "nodes", "folder_paths"}, "webui": {"modules"}, "forge": {"modules", "backend"}}
-HOSTS |= dict.fromkeys(("comfyui_layers", "comfyui_lent", "comfyui_checks"), HOSTS["comfyui"])
+HOSTS |= dict.fromkeys(("comfyui_layers", "comfyui_lent", "comfyui_weights", "comfyui_checks"), HOSTS["comfyui"])
 HOSTS["detect"] = HOSTS["lending"] = set()  # shared by adapters
 HOSTS["diffusers"] = HOSTS["checkpoints"] = HOSTS["prompts"] = {"diffusers", "transformers"}  # one adapter, three files
 FACES = {"cli", "flags", "own_flags", "mist_flags", "places", "batch"}

@@ -21,12 +21,20 @@ import comfy.samplers
 import torch
 from torch import Tensor, nn
 
-from ..aliases import Aliases
+from ..aliases import Aliases, unwatched
 from ..errors import CheckpointError
 from ..surrogate import Objective, Result, Surrogate
 from .comfyui_checks import check_model, check_vae
 from .comfyui_layers import fetched, refetching
-from .comfyui_lent import autoencoder_changes, layers_of, marked_as_training, quantised_changes, recomputed
+from .comfyui_lent import (
+    autoencoder_changes,
+    freed_of_aliases,
+    layers_of,
+    marked_as_training,
+    quantised_changes,
+    recomputed,
+)
+from .comfyui_weights import lasting, spare_memory
 from .lean import lean
 from .lending import instance_attributes, memory
 
@@ -62,13 +70,15 @@ class ComfySurrogate:
         return [self.vae.first_stage_model, *unet]
 
     def encode(self, images: Tensor) -> Tensor:
-        latents = self.vae.first_stage_model.encode(self._seen(images)).float().to(self.device)
+        with unwatched():
+            latents = self.vae.first_stage_model.encode(self._seen(images)).float().to(self.device)
         return latents if self.model is None else self.model.model.process_latent_in(latents)
 
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        coded = self.vae.first_stage_model.encoder(self._seen(images))
-        if hasattr(self.vae.first_stage_model, "quant_conv"):
-            coded = self.vae.first_stage_model.quant_conv(coded)
+        with unwatched():
+            coded = self.vae.first_stage_model.encoder(self._seen(images))
+            if hasattr(self.vae.first_stage_model, "quant_conv"):
+                coded = self.vae.first_stage_model.quant_conv(coded)
         mean, logvar = coded.float().to(self.device).chunk(2, dim=1)
         return mean, logvar.clamp(-30, 20)
 
@@ -115,7 +125,7 @@ class ComfySurrogate:
         needed = memory(batch * height * width, unet_bytes, low_vram=low_vram)
         if self.model is None:
             comfy.model_management.load_models_gpu([self.vae.patcher], memory_required=needed)
-            return self._differentiate(lambda: job(self), None, low_vram)
+            return self._differentiate(lambda: job(self), None, needed, low_vram)
         return self._sample(lambda: job(self), self._shape(batch, height, width), needed, low_vram)
 
     def _shape(self, batch: int, height: int, width: int) -> tuple[int, ...]:
@@ -130,14 +140,22 @@ class ComfySurrogate:
         guider.inner_set_conds({"positive": conditioning})
         sampler = _Loop(
             lambda guider, extra_args, noise: self._differentiate(
-                job, _Denoiser(guider, extra_args, noise, conditioning), low_vram
+                job, _Denoiser(guider, extra_args, noise, conditioning), needed, low_vram
             )
         )
         guider.sample(torch.zeros(shape), torch.zeros(shape), sampler, self.sigmas[[-1, 0]].cpu(), seed=0)
         return sampler.result
 
-    def _differentiate(self, job: Callable[[], Result], denoiser: _Denoiser | None, low_vram: bool) -> Result:
+    def _differentiate(
+        self, job: Callable[[], Result], denoiser: _Denoiser | None, needed: float, low_vram: bool
+    ) -> Result:
         autoencoder = self.vae.first_stage_model
+
+        def differentiable(modules: list[nn.Module], device: torch.device, dtype: torch.dtype) -> None:
+            spare = 0.0 if low_vram else spare_memory(device, needed)
+            lent.enter_context(lasting(modules, device, dtype, spare))
+            lent.enter_context(refetching(modules, device, dtype))
+
         with ExitStack() as lent:
             lent.enter_context(torch.inference_mode(False))
             lent.enter_context(torch.enable_grad())
@@ -146,9 +164,10 @@ class ComfySurrogate:
             lent.enter_context(instance_attributes(autoencoder_changes(autoencoder)))
             lent.enter_context(instance_attributes(quantised_changes(self.modules)))
             lent.enter_context(lean([autoencoder], fetched))
-            lent.enter_context(refetching([autoencoder], self.vae.device, torch.float32))
+            differentiable(_encoding(autoencoder), self.vae.device, torch.float32)
             if denoiser is not None:
-                lent.enter_context(refetching([self.model.model.diffusion_model], self.device, denoiser.dtype))
+                differentiable([self.model.model.diffusion_model], self.device, denoiser.dtype)
+                lent.enter_context(freed_of_aliases(self.model.model.diffusion_model))
             lent.enter_context(recomputed(self.modules if low_vram else ()))
             lent.enter_context(Aliases())
             self._denoiser, self._running = denoiser, True
@@ -218,6 +237,11 @@ def _name(vae: Any, model: Any) -> str:
     if model is None:
         return f"{type(vae.first_stage_model).__name__}, {vae.latent_channels} channels, in ComfyUI"
     return f"{type(model.model.model_config).__name__} in ComfyUI"
+
+
+def _encoding(autoencoder: nn.Module) -> list[nn.Module]:
+    """All but what decodes, which takes part in no step."""
+    return [child for name, child in autoencoder.named_children() if name not in ("decoder", "post_quant_conv")]
 
 
 def _dtype(base: Any) -> torch.dtype:

@@ -3,7 +3,8 @@
 A layer whose weight lies elsewhere (offloaded, streamed, dynamic VRAM), is quantised, patched on the fly or stored in
 another dtype gets it from `cast_bias_weight` for one call. Newer hosts hand out views of memory that the next layer
 reuses, so a graph that saved them computes a wrong gradient without any error. Here such a layer keeps no weight in
-the graph: its backward fetches the weight again. Nothing else of the host is touched, and nothing stays.
+the graph: its backward fetches the weight again. It fetches in inference mode, as the host does: memory that was made
+in that mode can be written in no other.
 """
 
 # pyright: reportMissingImports=false
@@ -46,7 +47,7 @@ def refetching(modules: Iterable[nn.Module], device: torch.device, dtype: torch.
     changed: list[tuple[nn.Module, Any]] = []
     try:
         for layer in layers:
-            if _is_transient(layer, device, dtype):
+            if is_transient(layer, device, dtype):
                 changed.append((layer, vars(layer).get("forward")))
                 layer.forward = partial(_call, layer, layer.forward)
         yield
@@ -55,22 +56,33 @@ def refetching(modules: Iterable[nn.Module], device: torch.device, dtype: torch.
             restore(layer, "forward", before)
 
 
-def _is_transient(layer: Any, device: torch.device, dtype: torch.dtype) -> bool:
+def is_transient(layer: Any, device: torch.device, dtype: torch.dtype) -> bool:
+    """A layer whose weight is there for one call only."""
     weight = getattr(layer, "weight", None)
-    if weight is None or isinstance(layer, nn.Embedding):
+    if weight is None or isinstance(layer, nn.Embedding) or not isinstance(layer, comfy.ops.CastWeightBiasOp):
         return False
     return (
-        hasattr(layer, "_v")  # dynamic VRAM: pages that may be evicted after each call
-        or type(weight) not in PLAIN
-        or weight.device != device
-        or bool(layer.weight_function or layer.bias_function)
+        (layer.comfy_cast_weights and hasattr(layer, "_v"))  # dynamic VRAM: pages that may be evicted after each call
+        or is_patched(layer)
+        or not is_on(device, weight)
         or (layer.comfy_cast_weights and weight.dtype != dtype and _input_gradient(layer) is not None)
     )
 
 
+def is_patched(layer: Any) -> bool:
+    """Quantised, or with functions that make the weight of a call."""
+    return type(layer.weight) not in PLAIN or bool(layer.weight_function or layer.bias_function)
+
+
+def is_on(device: torch.device, tensor: Tensor) -> bool:
+    """Also where one of them leaves out the index."""
+    found = tensor.device
+    return found.type == device.type and (None in (found.index, device.index) or found.index == device.index)
+
+
 def _call(layer: nn.Module, forward: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     if not (torch.is_grad_enabled() and x.requires_grad):
-        return forward(x, *args, **kwargs)
+        return _in_the_hosts_mode(forward, x, *args, **kwargs)
     input_gradient = None if args or kwargs else _input_gradient(layer)
     return _Refetched.apply(x, layer, lambda x: forward(x, *args, **kwargs), input_gradient)
 
@@ -85,8 +97,7 @@ class _Refetched(torch.autograd.Function):
         ctx.layer, ctx.call, ctx.shape, ctx.input_gradient = layer, call, x.shape, input_gradient
         if input_gradient is None:
             ctx.save_for_backward(x)
-        with Aliases():
-            return call(x.detach())
+        return _in_the_hosts_mode(call, x)
 
     @staticmethod
     @once_differentiable
@@ -94,15 +105,21 @@ class _Refetched(torch.autograd.Function):
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor, None, None, None]:
         (gradient,) = gradients
-        with Aliases():  # also in autograd's own threads, and for buffers that the host made in inference mode
-            if ctx.input_gradient is None:
-                return _recomputed(ctx.call, ctx.saved_tensors[0], gradient), None, None, None
-            with fetched(ctx.layer, gradient) as (weight, _):
-                return ctx.input_gradient(ctx.shape, weight, gradient), None, None, None
+        if ctx.input_gradient is None:
+            return _recomputed(ctx.call, ctx.saved_tensors[0], gradient), None, None, None
+        with fetched(ctx.layer, gradient) as (weight, _):
+            return ctx.input_gradient(ctx.shape, weight, gradient), None, None, None
+
+
+def _in_the_hosts_mode(call: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """A call of which no gradient is wanted."""
+    with torch.inference_mode():
+        result = call(*args, **kwargs)
+    return alias(result)
 
 
 def _recomputed(call: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor) -> Tensor:
-    with torch.enable_grad():
+    with torch.enable_grad(), Aliases():
         x = x.detach().requires_grad_()
         return torch.autograd.grad(call(x), x, gradient)[0]
 
@@ -110,8 +127,12 @@ def _recomputed(call: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor) -
 @contextmanager
 def fetched(layer: Any, like: Tensor) -> Iterator[tuple[Tensor, Any]]:
     """A layer's weight and bias as its forward uses them, on the device and in the dtype of `like`, while open."""
+    if not layer.comfy_cast_weights and not is_patched(layer) and layer.weight.dtype == like.dtype:
+        yield alias(layer.weight), alias(layer.bias)
+        return
     options: dict[str, Any] = {"offloadable": True} if _CAN_OFFLOAD else {}
-    answer = comfy.ops.cast_bias_weight(layer, like, **options)
+    with torch.inference_mode():
+        answer = comfy.ops.cast_bias_weight(layer, like, **options)
     try:
         weight, bias = answer[:2]
         yield alias(weight if type(weight) in PLAIN else weight.dequantize()), alias(bias)

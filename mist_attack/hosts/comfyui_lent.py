@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import comfy.ldm.modules.diffusionmodules.model
@@ -12,10 +12,9 @@ import comfy.model_management
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
-from torch.utils.checkpoint import checkpoint as recompute
 
-from ..aliases import Aliases, alias
-from .lending import restore
+from ..aliases import Aliases, alias, unwatched, watched
+from .lending import recompute, restore
 
 PLAIN = (Tensor, nn.Parameter, type(None))
 RECOMPUTED = {"ResBlock", "BasicTransformerBlock", "ResnetBlock", "AttnBlock"}  # nearly all activations, never nested
@@ -71,11 +70,43 @@ class _Recomputed:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         args, kwargs = tree_map(alias, (args, kwargs))  # copies the options, which the host writes to between blocks
-        return recompute(self._forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        within = Aliases if watched() else nullcontext  # the backward may run in a thread of its own
+        return recompute(self.forward, *args, within=within, **kwargs)
 
-    def _forward(self, *args: Any, **kwargs: Any) -> Any:
-        with Aliases():  # the backward may run in a thread that has none
-            return self.forward(*args, **kwargs)
+
+@contextmanager
+def freed_of_aliases(module: nn.Module) -> Iterator[None]:
+    """A module's forward leaves `Aliases` while it can: looking at every call costs more than a small call."""
+    before = vars(module).get("forward")
+    vars(module)["forward"] = _Unwatched(module.forward)
+    try:
+        yield
+    finally:
+        restore(module, "forward", before)
+
+
+class _Unwatched:
+    """The forward of a module that holds no inference tensors, and is given none. A patch of an extension may bring
+    some in all the same: torch then refuses to compute, and from there on calls are watched."""
+
+    def __init__(self, forward: Callable[..., Any]) -> None:
+        self.forward, self.refused = forward, False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.refused:
+            try:
+                with unwatched():
+                    return self._forward(*args, **kwargs)
+            except RuntimeError as error:
+                if "nference tensor" not in str(error):
+                    raise
+                self.refused = True
+        return self._forward(*args, **kwargs)
+
+    def _forward(self, *args: Any, transformer_options: Any = None, **kwargs: Any) -> Any:
+        args, kwargs = tree_map(alias, (args, kwargs))  # new lists, too: the host takes the controls out of them
+        options = {} if transformer_options is None else {"transformer_options": transformer_options}
+        return self.forward(*args, **kwargs, **options)
 
 
 @contextmanager

@@ -313,7 +313,9 @@ class VAE:
         return 8
 
 
-model_management = SimpleNamespace(in_training=False, loaded=[], cleaned=0)
+model_management = SimpleNamespace(in_training=False, loaded=[], cleaned=0, free=2**40)
+model_management.get_free_memory = lambda device: model_management.free
+model_management.minimum_inference_memory = lambda: 2**30
 model_management.load_models_gpu = lambda models, memory_required: model_management.loaded.append(
     (models, memory_required)
 )
@@ -348,6 +350,7 @@ def install():
         "comfy.sampler_helpers": {"convert_cond": lambda cond: cond},
         "comfy.samplers": {"CFGGuider": CFGGuider, "Sampler": Sampler, "process_conds": process_conds},
     }
+    contents["comfy.ops"]["disable_weight_init"] = SimpleNamespace(Linear=Linear, Conv2d=Conv2d, GroupNorm=GroupNorm)
     for name, members in contents.items():
         module = sys.modules[name] = ModuleType(name)
         vars(module).update(members)

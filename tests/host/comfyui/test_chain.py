@@ -11,6 +11,7 @@ from .prompts import Drawing
 MODES = ["fused", "textural", "semantic"]
 KINDS = {"plain": {}, "lora": {"lora": True}, "v-prediction": {"v_prediction": True}}
 FLAGS = ["--force-fp32", "--fp16-unet --fp16-vae", "--bf16-unet --bf16-vae", "--fp8_e4m3fn-unet"]
+FLAGS += ["--fp16-intermediates"]  # pictures in half precision, of newer hosts
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +72,9 @@ def test_samplers_before_and_after_agree(comfy, picture, mode, kind):
 
 @pytest.mark.parametrize("flags", FLAGS)
 def test_samplers_agree_in_every_precision(base, picture, flags):
+    known = (base.host.folder / "comfy" / "cli_args.py").read_text()
+    if not all(flag in known for flag in flags.split()):
+        pytest.skip("this host does not know the flag")
     with Comfy(base, *flags.split()) as server:
         assert_unchanged(server, picture, "fused")
         for mode in ("textural", "semantic"):

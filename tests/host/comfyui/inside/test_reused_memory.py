@@ -76,7 +76,7 @@ def test_the_gradient_survives_and_the_plain_way_would_be_garbage(make, objectiv
         assert relative(measured(surrogate, objective), expected) < 1e-6
         assert {"Conv2d", "GroupNorm"} <= memory.fetched
         assert objective is textural or {"Linear", "LayerNorm"} <= memory.fetched
-        monkeypatch.setattr(comfyui_layers, "_is_transient", lambda *_: False)
+        monkeypatch.setattr(comfyui_layers, "is_transient", lambda *_: False)
         assert relative(measured(surrogate, objective), expected) > 0.5
 
 
