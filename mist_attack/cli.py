@@ -1,4 +1,4 @@
-"""The headless command: `mist protect`, `mist info`, `mist bench`.
+"""The headless command: `mist protect`, `mist info`, `mist doctor`, `mist bench`.
 
 Exit codes: 0, 1 nothing done, 2 some failed, 130 interrupted.
 """
@@ -18,8 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
-from . import __version__
-from .errors import MistError, OutputError, SettingsError
+from .errors import DeviceError, MistError, OutputError, SettingsError
 from .flags import THEIRS, parser, theirs
 
 if TYPE_CHECKING:
@@ -38,12 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     _heed_signals()
-    whole, protect, info, bench = parser()
+    whole, protect, info, doctor, bench = parser()
     protect.set_defaults(command=_protect)
     info.set_defaults(command=_info)
+    doctor.set_defaults(command=_doctor)
     bench.set_defaults(command=_bench)
     try:
         options = whole.parse_args(argv)
+        _require_torch()
         return options.command(options)
     except MistError as error:
         _complain(str(error))
@@ -54,6 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _told_to_end():
             raise
         return _interrupted()  # a library that is cut short may say so in words of its own
+
+
+def _require_torch() -> None:
+    try:
+        import torch  # noqa: F401
+    except (ImportError, OSError) as error:  # libraries of CUDA that are missing, or of another version
+        detail = " ".join(str(error).split())
+        raise DeviceError(f"torch cannot be imported ({detail}). Install it again: see https://pytorch.org") from error
 
 
 def _interrupted() -> int:
@@ -156,15 +165,12 @@ def _exit_code(statuses: list[str]) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
-    import torch
-
     from .hosts import diffusers
     from .hosts.checkpoints import find_checkpoint
     from .settings import preset_descriptions
     from .targets import target_names
 
-    print(f"mist {__version__}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads")
-    print(f"device: {diffusers.pick_device()}")
+    _examine(None)
     try:
         path = find_checkpoint(options.checkpoint)
         print(f"checkpoint: {diffusers.load(path).name}, from {path}")
@@ -174,6 +180,22 @@ def _info(options: argparse.Namespace) -> int:
         print(f"preset {name}: {about}")
     print(f"targets: {', '.join(target_names())}, or a picture")
     return DONE
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    return DONE if _examine(options.device) else NOTHING_DONE
+
+
+def _examine(device: str | None) -> bool:
+    from . import doctor
+
+    for line in doctor.machine():
+        _say(line)
+    works = False
+    for told in doctor.examine(device):
+        _say(f"device: {told}" if isinstance(told, doctor.Verdict) else str(told))
+        works = isinstance(told, doctor.Verdict) and told.works
+    return works
 
 
 def _bench(options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from .errors import SettingsError
 
 FORMATS = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}
 BENCH_PARTS = ("steps", "tiles", "scaling", "costs256", "peaks256", "costs512", "peaks512")
+DEVICE = "cpu, cuda:1, mps, xpu ... (default: the accelerator, if any)"
 ENGINES = ("single", "ray", "comfyui")
 CONTROLS = ("strength", "step", "objective", "fusion_weight", "direction", "view", "working_size", "prompt")
 SHARED_CONTROLS = ("steps", "gradient", "seed", "low_vram")
@@ -39,8 +40,8 @@ class Parser(argparse.ArgumentParser):
         raise SettingsError(f"{message} (see '{self.prog} --help')")
 
 
-def parser() -> tuple[Parser, Parser, Parser, Parser]:
-    """The whole, and the parsers of `protect`, `info` and `bench`."""
+def parser() -> tuple[Parser, Parser, Parser, Parser, Parser]:
+    """The whole, and the parsers of `protect`, `info`, `doctor` and `bench`."""
     whole = Parser(prog="mist", description="Protect pictures against imitation by diffusion models.")
     whole.add_argument("--version", action="version", version=f"mist {__version__}")
     commands = whole.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
@@ -52,9 +53,11 @@ def parser() -> tuple[Parser, Parser, Parser, Parser]:
     _add_mist_flags(protect)
     info = commands.add_parser("info", help="show devices, checkpoint, presets and targets", allow_abbrev=False)
     info.add_argument("--checkpoint", metavar="FILE|DIR|demo")
+    doctor = commands.add_parser("doctor", help="try a step on a device, against the CPU's", allow_abbrev=False)
+    doctor.add_argument("--device", help=DEVICE)
     bench = commands.add_parser("bench", help="what a step costs here, against Mist's own loop", allow_abbrev=False)
     _add_bench_flags(bench)
-    return whole, protect, info, bench
+    return whole, protect, info, doctor, bench
 
 
 def theirs(options: argparse.Namespace) -> bool:
@@ -133,7 +136,7 @@ def _add_shared_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, help="default 23")
     group.add_argument("--low-vram", action="store_true", default=None, help="recompute instead of keeping")
     group.add_argument("--checkpoint", metavar="FILE|DIR|demo", help="Stable Diffusion v1.x; comfyui: its name there")
-    group.add_argument("--device", help="cpu, cuda:1, mps, xpu ... (default: the accelerator, if any)")
+    group.add_argument("--device", help=DEVICE)
     group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the UNet")
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads; part of what makes bytes repeatable")
     group.add_argument("--report", type=Path, metavar="FILE.json", help="what was done to each picture")

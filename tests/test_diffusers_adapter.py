@@ -12,6 +12,7 @@ from diffusers import DDPMScheduler
 from fakes import ldm
 from safetensors.torch import load_file, save_file
 
+from mist_attack import devices
 from mist_attack.errors import CheckpointError, SettingsError
 from mist_attack.hosts import checkpoints, diffusers
 from mist_attack.hosts.prompts import FIXED_PROMPTS
@@ -265,7 +266,7 @@ def test_devices_come_from_torchs_own_list(monkeypatch):
     for wrong in ("warp:3", "cuda:99"):
         with pytest.raises(SettingsError, match="Available: cpu"):
             diffusers.pick_device(wrong)
-    monkeypatch.setattr(diffusers, "_accelerator", lambda: ("xpu", 2))
+    monkeypatch.setattr(devices, "accelerator", lambda: ("xpu", 2))
     assert diffusers.pick_device() == torch.device("xpu")
     assert diffusers.pick_device("xpu:1") == torch.device("xpu:1")
     with pytest.raises(SettingsError, match="xpu:0, xpu:1"):

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
-KILOBYTE = 1024
-STATUS, CLEAR, MEMORY = Path("/proc/self/status"), Path("/proc/self/clear_refs"), Path("/proc/meminfo")
+from ..devices import proc_bytes
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class Clock:
@@ -47,14 +48,7 @@ def peak_bytes(device: torch.device, call: Callable[[], object]) -> int | None:
         return None
     CLEAR.write_text("5")  # resets the peak of the resident memory (Linux, proc(5))
     call()
-    return _field(STATUS, "VmHWM")
-
-
-def available_bytes(device: torch.device) -> int | None:
-    """Memory that a run may take now; None where this machine cannot tell."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return _field(MEMORY, "MemAvailable") if MEMORY.exists() else None
+    return proc_bytes(STATUS, "VmHWM")
 
 
 def _give_back() -> None:
@@ -62,8 +56,3 @@ def _give_back() -> None:
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _field(file: Path, name: str) -> int:
-    line = next(line for line in file.read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) * KILOBYTE
