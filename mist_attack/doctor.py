@@ -14,7 +14,7 @@ from torch import Tensor
 from . import __version__
 from .agreement import agreement, agrees, step_gradient
 from .devices import all_devices, available_bytes, described_safely, pick_device, reason, require_working
-from .errors import CheckpointError, DeviceError, MistError
+from .errors import DeviceError, MistError
 from .settings import Settings
 from .surrogate import Objective, Surrogate
 
@@ -54,14 +54,16 @@ class Verdict:
         return self.told
 
 
-def machine() -> list[str]:
-    """Versions and devices, in lines; nothing is computed and no model is loaded."""
+def machine(*, memory: bool = True) -> list[str]:
+    """Versions and devices, in lines; nothing is computed and no model is loaded.
+
+    memory: also what is free on each device, which makes a driver take some of it."""
     python = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     packages = ", ".join(f"{name} {found}" for name in PACKAGES if (found := _version(name)))
     return [
         f"mist {__version__}, {python}",
         f"torch {torch.__version__}, {torch.get_num_threads()} CPU threads; {packages}",
-        "devices: " + ", ".join(map(_shown, all_devices())),
+        "devices: " + ", ".join(_shown(device, memory=memory) for device in all_devices()),
     ]
 
 
@@ -93,8 +95,7 @@ def examine(requested: str | None = None) -> Iterator[Finding | Verdict]:
 def _not_tried(device: torch.device, error: MistError) -> str:
     if isinstance(error, DeviceError):
         return f"does not work: {error}"
-    kind = "diffusers is missing or broken, and" if isinstance(error, CheckpointError) else "so"
-    return f"not shown to work: {device} computes, but {kind} no step was tried: {error}"
+    return f"not shown to work: {device} computes, but no step was tried: {error}"
 
 
 def _tried(device: torch.device, objective: Objective, dtype: torch.dtype, expected: Tensor) -> Finding:
@@ -130,10 +131,9 @@ def _verdict(device: torch.device, findings: list[Finding]) -> Verdict:
     return Verdict(True, f"works on {shown}: textural and fused, the UNet in {right}{but}")
 
 
-def _shown(device: torch.device) -> str:
-    free = None
+def _shown(device: torch.device, *, memory: bool) -> str:
     try:
-        free = available_bytes(device)
+        free = available_bytes(device) if memory else None
     except Exception:  # a device that lists itself and does not answer
         return f"{device} (does not answer)"
     name = described_safely(device) if device.type != "cpu" else f"cpu ({platform.processor() or platform.machine()})"

@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from mist_attack import devices, doctor
 from mist_attack.agreement import agreement, agrees
@@ -148,7 +150,12 @@ def test_memory_that_runs_out_in_a_step(monkeypatch, capsys):
 def test_without_diffusers_that_is_said(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers.models.autoencoders.autoencoder_kl", None)
     code, lines = said(capsys)
-    assert code == 1 and "diffusers is missing" in lines[-1] and "mist-protect[headless]" in lines[-1]
+    assert (
+        code == 1
+        and "no step was tried: " in lines[-1]
+        and "needs diffusers" in lines[-1]
+        and "mist-protect[headless]" in lines[-1]
+    )
 
 
 def test_a_torch_that_cannot_be_imported_is_a_line(tmp_path):
@@ -158,6 +165,22 @@ def test_a_torch_that_cannot_be_imported_is_a_line(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 1 and "libcudnn.so.9" in done.stderr
     assert len(done.stderr.splitlines()) == 1 and done.stdout == ""
+
+
+def test_without_the_demo_model_that_is_said(capsys, monkeypatch, tmp_path):
+    """The archive that ComfyUI's registry serves leaves it out."""
+    monkeypatch.setattr(checkpoints, "DEMO", tmp_path)
+    code, lines = said(capsys)
+    assert code == 1 and "cpu computes, but no step was tried: No demo model" in lines[-1]
+
+
+def test_a_reporter_is_asked_for_it_first():
+    path = Path(__file__).parents[1] / ".github" / "ISSUE_TEMPLATE" / "problem.yml"
+    first = yaml.safe_load(path.read_text(encoding="utf-8"))["body"][0]
+    assert "mist doctor" in first["attributes"]["label"] and first["validations"]["required"]
+    assert all(
+        f"`{words}`" in first["attributes"]["description"] for words in ("mist doctor", "python -m mist_attack doctor")
+    )
 
 
 def test_agreement_is_one_for_equals_and_nothing_agrees_with_what_is_no_number():
