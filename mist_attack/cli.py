@@ -19,9 +19,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
 from .errors import DeviceError, MistError, OutputError, SettingsError
-from .flags import THEIRS, parser, theirs
+from .flags import BENCH_PARTS, GPU_PARTS, THEIRS, parser, theirs
 
 if TYPE_CHECKING:
+    import torch
+
     from .gallery.order import Order, Policy
 
 __all__ = ["THEIRS", "main"]
@@ -208,10 +210,40 @@ def _bench(options: argparse.Namespace) -> int:
         raise SettingsError(f"Expected --rounds of at least 2, for an interval; got {options.rounds}.")
     if options.threads:
         torch.set_num_threads(options.threads)
-    device, dtype = diffusers.pick_device(options.device), getattr(torch, options.dtype)
-    command.run(device, dtype, options.rounds, options.out, options.only or list(command.PARTS))
-    print(f"all figures: {options.out}")
+    _require_parts(options)
+    device = diffusers.pick_device(options.device)
+    if options.gpu:
+        return _bench_gpu(options, device)
+    out, dtype = options.out or Path("bench/results.json"), getattr(torch, options.dtype or "float32")
+    command.run(device, dtype, options.rounds, out, options.only or list(command.PARTS))
+    print(f"all figures: {out}")
     return DONE
+
+
+def _require_parts(options: argparse.Namespace) -> None:
+    known = GPU_PARTS if options.gpu else BENCH_PARTS
+    if foreign := [part for part in options.only or () if part not in known]:
+        kind = "--gpu has" if options.gpu else "without --gpu there are"
+        raise SettingsError(f"Expected --only with parts that {kind} ({', '.join(known)}); got {', '.join(foreign)}.")
+
+
+def _bench_gpu(options: argparse.Namespace, device: torch.device) -> int:
+    import torch
+
+    from .bench.gpu import command
+
+    on_cpu = device.type == "cpu"
+    dtype = getattr(torch, options.dtype or ("float32" if on_cpu else "float16"))
+    out = options.out or command.default_out(device)
+    parts = options.only or list(GPU_PARTS)
+    right = command.run(device, dtype, out, parts, _say_lines, reduced=options.reduced or on_cpu)
+    print(f"all figures: {out}")
+    return DONE if right else SOME_FAILED
+
+
+def _say_lines(text: str) -> None:
+    for line in text.splitlines():
+        _say(line)
 
 
 def _silent(line: str) -> None:

@@ -11,6 +11,7 @@ from .errors import SettingsError
 
 FORMATS = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}
 BENCH_PARTS = ("steps", "tiles", "scaling", "costs256", "peaks256", "costs512", "peaks512")
+GPU_PARTS = ("gradients", "cost", "pictures", "comfyui", "suite")
 DEVICE = "cpu, cuda:1, mps, xpu ... (default: the accelerator, if any)"
 ENGINES = ("single", "ray", "comfyui")
 CONTROLS = ("strength", "step", "objective", "fusion_weight", "direction", "view", "working_size", "prompt")
@@ -145,11 +146,15 @@ def _add_shared_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_bench_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("bench/results.json"), metavar="FILE.json")
-    parser.add_argument("--only", nargs="+", choices=BENCH_PARTS, metavar="PART", help=f"of {', '.join(BENCH_PARTS)}")
+    parser.add_argument("--gpu", action="store_true", help="all that a graphics card must show, in six minutes")
+    parser.add_argument("--reduced", action="store_true", help="gpu: small, as on a CPU: to check the check itself")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="default bench/results.json, or results-gpu.json")
+    parts = f"of {', '.join(BENCH_PARTS)}; gpu: of {', '.join(GPU_PARTS)}"
+    parser.add_argument("--only", nargs="+", choices=(*BENCH_PARTS, *GPU_PARTS), metavar="PART", help=parts)
     parser.add_argument("--rounds", type=int, default=3, help="repetitions of each way, in turns (default 3)")
-    parser.add_argument("--device", help="default: the accelerator, if any")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the UNet")
+    parser.add_argument("--device", help=DEVICE)
+    types = "of the UNet (default float32; gpu: float16 on an accelerator)"
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help=types)
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
 
 
