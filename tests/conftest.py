@@ -1,9 +1,13 @@
 import pytest
 import torch
+from fakes.devices import device  # noqa: F401  # for every test
 
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run tests that take minutes or gigabytes")
+    parser.addoption(
+        "--device", help="of the tests marked gpu: cuda:1, mps, cpu ... (default: the accelerator, if any)"
+    )
 
 
 def pytest_collection_modifyitems(config, items):

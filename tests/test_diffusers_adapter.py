@@ -185,14 +185,14 @@ def test_a_folder_with_tensors_missing_is_refused(folder):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_the_unets_alone(folder, dtype):
+def test_half_precision_is_the_unets_alone(folder, dtype, device):
     def job(model):
-        x = torch.rand(1, 3, 64, 64, requires_grad=True)
+        x = torch.rand(1, 3, 64, 64).to(device).requires_grad_()
         sigma = model.sigmas[[300]]
         denoised = model.denoise(model.encode(x), sigma, model.conditioning("a photo"))
         return denoised, torch.autograd.grad(denoised.square().mean(), x)[0]
 
-    surrogate = diffusers.load(folder, CPU, dtype)
+    surrogate = diffusers.load(folder, device, dtype)
     denoised, gradient = surrogate.run(job, 1, 64, 64)
     assert surrogate.unet.dtype == dtype and surrogate.vae.dtype == denoised.dtype == gradient.dtype == torch.float32
     assert gradient.isfinite().all() and gradient.abs().max() > 0

@@ -12,21 +12,30 @@ from mist_attack.errors import CheckpointError
 class ToySurrogate:
     """f = 8, 4 latent channels, Stable Diffusion's noise schedule, smooth layers; prompts are any strings.
 
-    `dtype` is that of parameters, images and latents. `vae_only` leaves out the denoiser.
+    `dtype` is that of parameters, images and latents, `device` where they are. `vae_only` leaves out the denoiser.
     """
 
     scaling_factor = 0.6
 
-    def __init__(self, seed: int = 0, dtype: torch.dtype = torch.float32, *, vae_only: bool = False) -> None:
-        self.name, self.device, self.dtype = f"toy, seed {seed}", torch.device("cpu"), dtype
+    def __init__(
+        self,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        *,
+        vae_only: bool = False,
+        device: torch.device = torch.device("cpu"),  # noqa: B008  # frozen
+    ) -> None:
+        self.name, self.device, self.dtype = f"toy, seed {seed}", device, dtype
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.encoder = nn.Sequential(nn.Conv2d(3, 12, 4, 4), nn.Tanh(), nn.Conv2d(12, 8, 2, 2)).to(dtype)
             self.decoder = nn.Sequential(nn.ConvTranspose2d(4, 3, 8, 8), nn.Sigmoid()).to(dtype)
             self.denoiser = None if vae_only else ToyDenoiser().to(dtype)
+        for module in self.modules:
+            module.to(device)
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
         alphas_cumprod = (1 - betas).cumprod(0)
-        self.sigmas = ((1 - alphas_cumprod) / alphas_cumprod).sqrt().to(dtype)
+        self.sigmas = ((1 - alphas_cumprod) / alphas_cumprod).sqrt().to(device, dtype)
         if vae_only:
             self.sigmas = self.sigmas[:0]
         self._low_vram = False
@@ -63,7 +72,7 @@ class ToySurrogate:
             raise CheckpointError(f"{self.name} takes no prompt.")
         with torch.inference_mode(False):
             generator = torch.Generator().manual_seed(sum(prompt.encode()))
-            return torch.randn(1, 6, generator=generator, dtype=self.dtype)
+            return torch.randn(1, 6, generator=generator, dtype=self.dtype).to(self.device)
 
     def run(self, job, batch, height, width, *, low_vram=False):
         state = [(p, p.requires_grad) for module in self.modules for p in module.parameters()]
