@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -107,6 +108,16 @@ def test_a_device_that_does_not_exist(capsys, name):
     code, lines = said(capsys, "--device", name)
     assert code == 1 and len(lines) == 4
     assert f"'{name}' is not available here. Available: cpu" in lines[-1]
+
+
+def test_directml_is_found_by_its_package(monkeypatch):
+    package = SimpleNamespace(device_count=lambda: 2)
+    monkeypatch.setattr(devices, "_torches_own", lambda: None)
+    monkeypatch.setitem(sys.modules, "torch_directml", package)
+    assert devices.pick_device() == torch.device("privateuseone")
+    assert devices.pick_device("privateuseone:1") == torch.device("privateuseone:1")
+    monkeypatch.setitem(sys.modules, "torch_directml", None)
+    assert devices.pick_device() == CPU
 
 
 def test_why_a_device_is_absent_is_said_in_torchs_words(capsys, monkeypatch):

@@ -26,7 +26,7 @@ from .table import table
 MEASURES: dict[str, Part] = dict(
     zip(GPU_PARTS, (gradients.rows, cost.rows, pictures.rows, comfyui.rows, suite.rows), strict=True)
 )
-SECONDS: dict[str, int] = dict(zip(GPU_PARTS, (35, 110, 50, 100, 60), strict=True))
+SECONDS: dict[str, int] = dict(zip(GPU_PARTS, (30, 105, 50, 95, 60), strict=True))
 """For each part: six minutes in all, less what processes take to start."""
 PATIENCE = 4  # with a CPU
 GRACE = 15.0
@@ -102,6 +102,8 @@ def _rows(name: str, check: Check) -> Iterator[Row]:
 
 def _measure(name: str, check: Check, connection: Connection) -> None:
     signal.signal(signal.SIGTERM, _leave)
+    if check.device.type == "cuda" and check.device.index is not None:
+        torch.cuda.set_device(check.device)  # events and graphs are the current device's
     try:
         for found in MEASURES[name](check):
             connection.send(found)
