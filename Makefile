@@ -11,10 +11,14 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 IMAGES ?= demo/original
+# make gpu-check
+#             all that a graphics card must show, in six minutes, into bench/results-gpu.json (COMFYUI_DIR=...: also
+#             in a real ComfyUI). ARGS="--only gradients cost --device cuda:1". With a Python that has its own packages:
+#             python -m mist_attack.bench.gpu
 # Threads that wait briefly instead of spinning: a machine shared with others is several times faster.
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: demo demo-models-report test test-slow host-tests bench lint clean
+.PHONY: demo demo-models-report test test-slow host-tests bench gpu-check lint clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +45,9 @@ host-tests: $(READY)
 
 bench: $(READY)
 	$(BIN)/mist bench --out bench/results.json
+
+gpu-check: $(READY)
+	$(BIN)/python -m mist_attack.bench.gpu $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

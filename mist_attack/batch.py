@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckpointError, MistError, OutputError
+from .errors import MistError, OutputError
 from .gallery import ledger as ledgers
 from .gallery.journal import Journal, Say
 from .gallery.ledger import MAX_DEATHS, Ledger, NoLedger, Row, sha256
@@ -30,7 +30,8 @@ def run(
     """Protect everything; the status of each picture, and of each file that was passed over. A picture that fails is
     recorded and the others go on.
 
-    An interruption keeps what is finished, with its rows. CheckpointError, and OutputError for the report itself or
+    What would be the same for every picture stops the run. An interruption keeps what is finished, with its rows.
+    CheckpointError and DeviceError for the model, and OutputError for the report itself or
     while another run is at work in the same place, pass through.
     """
     with _ledger(order) as ledger, closing(engine):
@@ -115,7 +116,13 @@ class _Run:
         else:
             self._fail(work, facts, outcome.error or "failed")
             if outcome.fatal:
-                raise CheckpointError(outcome.error)
+                self._stop()
+
+    def _stop(self) -> None:
+        self.stopped = True
+        if self.queue:
+            self.journal.complain(f"stopped: the other {len(self.queue)} would fail alike, and are left as they are.")
+            self.queue.clear()
 
     def _keep(self, work: Work, facts: dict[str, Any], result: Result) -> None:
         name = name_of(self.order, work)

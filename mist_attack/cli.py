@@ -1,4 +1,4 @@
-"""The headless command: `mist protect`, `mist info`, `mist bench`.
+"""The headless command: `mist protect`, `mist info`, `mist doctor`, `mist bench`.
 
 Exit codes: see flags.EXIT_CODES.
 """
@@ -14,14 +14,16 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
-from . import __version__
-from .errors import MistError, SettingsError
-from .flags import THEIRS, parser, theirs
+from .errors import DeviceError, MistError, SettingsError
+from .flags import BENCH_PARTS, GPU_PARTS, THEIRS, parser, theirs
 
 if TYPE_CHECKING:
+    import torch
+
     from .gallery.order import Order, Policy
 
 __all__ = ["THEIRS", "main"]
@@ -37,12 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     _heed_signals()
-    whole, protect, info, bench = parser()
+    whole, protect, info, doctor, bench = parser()
     protect.set_defaults(command=_protect)
     info.set_defaults(command=_info)
+    doctor.set_defaults(command=_doctor)
     bench.set_defaults(command=_bench)
     try:
         options = whole.parse_args(argv)
+        _require_torch()
         return options.command(options)
     except MistError as error:
         _complain(str(error))
@@ -53,6 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _told_to_end():
             raise
         return _interrupted()  # a library that is cut short may say so in words of its own
+
+
+def _require_torch() -> None:
+    try:
+        import torch  # noqa: F401
+    except (ImportError, OSError) as error:  # libraries of CUDA that are missing, or of another version
+        detail = " ".join(str(error).split())
+        raise DeviceError(f"torch cannot be imported ({detail}). Install it again: see https://pytorch.org") from error
 
 
 def _interrupted() -> int:
@@ -134,15 +146,12 @@ def _exit_code(statuses: list[str]) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
-    import torch
-
     from .hosts import diffusers
     from .hosts.checkpoints import ENVIRONMENT, find_checkpoint
     from .settings import preset_descriptions
     from .targets import target_names
 
-    print(f"mist {__version__}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads")
-    print(f"device: {diffusers.pick_device()}")
+    _examine(None)
     asked = options.checkpoint or os.environ.get(ENVIRONMENT)
     status = DONE
     try:
@@ -159,25 +168,76 @@ def _info(options: argparse.Namespace) -> int:
     return status
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    return DONE if _examine(options.device) else NOTHING_DONE
+
+
+def _examine(device: str | None) -> bool:
+    from . import doctor
+
+    for line in doctor.machine():
+        _say(line)
+    works = False
+    for told in doctor.examine(device):
+        _say(f"device: {told}" if isinstance(told, doctor.Verdict) else str(told))
+        works = isinstance(told, doctor.Verdict) and told.works
+    return works
+
+
 def _bench(options: argparse.Namespace) -> int:
     import torch
 
     from .bench import command
     from .engines import choice
-    from .gallery import paths
     from .hosts import diffusers
 
     if options.rounds < 2:
         raise SettingsError(f"Expected --rounds of at least 2, for an interval; got {options.rounds}.")
-    paths.require_file(options.out, "the figures")
-    paths.require_report(options.out, b"{")
     if options.threads is not None and options.threads < 1:
         raise SettingsError(f"Expected --threads of at least 1; got {options.threads}.")
     choice.set_threads(options.threads, _complain)
-    device, dtype = diffusers.pick_device(options.device), getattr(torch, options.dtype)
-    command.run(device, dtype, options.rounds, options.out, options.only or list(command.PARTS))
-    print(f"all figures: {options.out}")
+    _require_parts(options)
+    device = diffusers.pick_device(options.device)
+    if options.gpu:
+        return _bench_gpu(options, device)
+    out, dtype = _for_figures(options.out or Path("bench/results.json")), getattr(torch, options.dtype or "float32")
+    command.run(device, dtype, options.rounds, out, options.only or list(command.PARTS))
+    print(f"all figures: {out}")
     return DONE
+
+
+def _for_figures(out: Path) -> Path:
+    from .gallery import paths
+
+    paths.require_file(out, "the figures")
+    paths.require_report(out, b"{")
+    return out
+
+
+def _require_parts(options: argparse.Namespace) -> None:
+    known = GPU_PARTS if options.gpu else BENCH_PARTS
+    if foreign := [part for part in options.only or () if part not in known]:
+        kind = "--gpu has" if options.gpu else "without --gpu there are"
+        raise SettingsError(f"Expected --only with parts that {kind} ({', '.join(known)}); got {', '.join(foreign)}.")
+
+
+def _bench_gpu(options: argparse.Namespace, device: torch.device) -> int:
+    import torch
+
+    from .bench.gpu import command
+
+    on_cpu = device.type == "cpu"
+    dtype = getattr(torch, options.dtype or ("float32" if on_cpu else "float16"))
+    out = _for_figures(options.out or command.default_out(device))
+    parts = options.only or list(GPU_PARTS)
+    right = command.run(device, dtype, out, parts, _say_lines, reduced=options.reduced or on_cpu)
+    print(f"all figures: {out}")
+    return DONE if right else SOME_FAILED
+
+
+def _say_lines(text: str) -> None:
+    for line in text.splitlines():
+        _say(line)
 
 
 def _silent(line: str) -> None:

@@ -21,6 +21,10 @@ class GradientError(MistError):
     """The model's gradient is not finite, or zero everywhere, so the picture cannot be protected with it."""
 
 
+class DeviceError(MistError):
+    """A device cannot do a step, for another reason than memory: no picture can be protected on it."""
+
+
 class OutputError(MistError):
     """A result cannot be written."""
 

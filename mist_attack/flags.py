@@ -11,6 +11,8 @@ from .errors import SettingsError
 
 FORMATS = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}
 BENCH_PARTS = ("steps", "tiles", "scaling", "costs256", "peaks256", "costs512", "peaks512")
+GPU_PARTS = ("gradients", "cost", "pictures", "comfyui", "suite")
+DEVICE = "cpu, cuda:1, mps, xpu ... (default: the accelerator, if any)"
 ENGINES = ("single", "ray", "comfyui")
 CONTROLS = ("strength", "step", "objective", "fusion_weight", "direction", "view", "working_size", "prompt")
 SHARED_CONTROLS = ("steps", "gradient", "seed", "low_vram")
@@ -56,8 +58,8 @@ def _name(text: str) -> str:
     return text
 
 
-def parser() -> tuple[Parser, Parser, Parser, Parser]:
-    """The whole, and the parsers of `protect`, `info` and `bench`."""
+def parser() -> tuple[Parser, Parser, Parser, Parser, Parser]:
+    """The whole, and the parsers of `protect`, `info`, `doctor` and `bench`."""
     whole = Parser(prog="mist", description="Protect pictures against imitation by diffusion models.")
     whole.add_argument("--version", action="version", version=f"mist {__version__}")
     commands = whole.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
@@ -69,9 +71,11 @@ def parser() -> tuple[Parser, Parser, Parser, Parser]:
     _add_mist_flags(protect)
     info = commands.add_parser("info", help="show devices, checkpoint, presets and targets", allow_abbrev=False)
     info.add_argument("--checkpoint", type=_name, metavar="FILE|DIR|demo")
+    doctor = commands.add_parser("doctor", help="try a step on a device, against the CPU's", allow_abbrev=False)
+    doctor.add_argument("--device", help=DEVICE)
     bench = commands.add_parser("bench", help="what a step costs here, against Mist's own loop", allow_abbrev=False)
     _add_bench_flags(bench)
-    return whole, protect, info, bench
+    return whole, protect, info, doctor, bench
 
 
 def theirs(options: argparse.Namespace) -> bool:
@@ -152,7 +156,7 @@ def _add_shared_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--checkpoint", type=_name, metavar="FILE|DIR|demo", help="Stable Diffusion v1.x; comfyui: its name there"
     )
-    group.add_argument("--device", help="cpu, cuda:1, mps, xpu ... (default: the accelerator, if any)")
+    group.add_argument("--device", help=DEVICE)
     group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the UNet")
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads; part of what makes bytes repeatable")
     group.add_argument("--report", type=_path, metavar="FILE.json", help="what was done to each picture")
@@ -161,11 +165,17 @@ def _add_shared_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_bench_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=_path, default=Path("bench/results.json"), metavar="FILE.json")
-    parser.add_argument("--only", nargs="+", choices=BENCH_PARTS, metavar="PART", help=f"of {', '.join(BENCH_PARTS)}")
+    parser.add_argument("--gpu", action="store_true", help="all that a graphics card must show, in six minutes")
+    parser.add_argument("--reduced", action="store_true", help="gpu: small, as on a CPU: to check the check itself")
+    parser.add_argument(
+        "--out", type=_path, metavar="FILE.json", help="default bench/results.json, or results-gpu.json"
+    )
+    parts = f"of {', '.join(BENCH_PARTS)}; gpu: of {', '.join(GPU_PARTS)}"
+    parser.add_argument("--only", nargs="+", choices=(*BENCH_PARTS, *GPU_PARTS), metavar="PART", help=parts)
     parser.add_argument("--rounds", type=int, default=3, help="repetitions of each way, in turns (default 3)")
-    parser.add_argument("--device", help="default: the accelerator, if any")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the UNet")
+    parser.add_argument("--device", help=DEVICE)
+    types = "of the UNet (default float32; gpu: float16 on an accelerator)"
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help=types)
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import secrets
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,17 @@ import gradio as gr
 from modules import shared
 from modules.paths_internal import default_output_dir
 
+from mist_attack import doctor
 from mist_attack.settings import Controls, Settings, resolve
 from mist_attack.targets import target_names
 
 SECTION = ("mist", "Mist")
 DEFAULTS = Controls()
 OUTPUT_FOLDER = str(Path(default_output_dir) / "mist-images")
+WHOLE_DOCTOR = (
+    "Whether a step works on them: <code>python -m mist_attack doctor</code>, in this extension's folder and with the "
+    "web UI's Python, which needs diffusers for it."
+)
 
 
 def slider(low: float, high: float, step: float) -> tuple[Any, dict[str, float]]:
@@ -88,10 +94,19 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def machine_text() -> str:
+    """HTML: versions and devices; nothing is computed for it."""
+    lines = [html.escape(line) for line in doctor.machine(memory=False)]
+    return "<br>".join([*lines, WHOLE_DOCTOR])
+
+
 def on_ui_settings() -> None:
     for name, (label, component, options) in WIDGETS.items():
         option = shared.OptionInfo(getattr(DEFAULTS, name), label, component, options, section=SECTION)
         option = option.info(HINTS[name]) if name in HINTS else option
         shared.opts.add_option(f"mist_{name}", option.needs_reload_ui())
+    machine = shared.OptionHTML(machine_text())
+    machine.section = SECTION
+    shared.opts.add_option("mist_machine", machine)
     folder = shared.OptionInfo(OUTPUT_FOLDER, "Output directory of the Mist tab", section=SECTION)
     shared.opts.add_option("mist_outdir", folder)

@@ -4,12 +4,14 @@ import pytest
 import torch
 from fakes import adapters, strict_device
 
-from mist_attack.hosts import diffusers, lean
+from mist_attack.devices import pick_device
+from mist_attack.errors import SettingsError
+from mist_attack.hosts import lean
 
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run tests that take minutes or gigabytes")
-    parser.addoption("--device", help='of the tests that take a place: "cuda:0", or "strict" (fakes/strict_device.py)')
+    parser.addoption("--device", help="of the tests that take one: cuda:1, mps, cpu, strict (fakes/strict_device.py)")
 
 
 def pytest_configure(config):
@@ -19,19 +21,27 @@ def pytest_configure(config):
 
 
 def pytest_generate_tests(metafunc):
-    for name, here, there in ("place", adapters.HERE, adapters.places), ("device", adapters.HERE.device, lambda d: [d]):
+    for name, here, there in ("place", adapters.HERE, adapters.places), ("device", adapters.HERE.device, _alone):
         if name in metafunc.fixturenames:
-            device = metafunc.config.getoption("--device")
-            metafunc.parametrize(name, _wherever(device, here, there), ids=str, scope="module")
+            asked = metafunc.config.getoption("--device")
+            metafunc.parametrize(name, _wherever(asked, here, there), ids=str, scope="module")
+
+
+def _alone(device):
+    return [device]
 
 
 def _wherever(asked, here, there):
-    """`here`, on the CPU, and what is `there` on an accelerator: the one asked for alone, or this machine's too."""
-    device = torch.device(asked) if asked else diffusers.pick_device()
-    if device.type == "cpu":
-        return [here]
-    marked = [pytest.param(value, marks=pytest.mark.gpu) for value in there(device)]
-    return marked if asked else [here, *marked]
+    """`here`, on the CPU, and what is `there` on an accelerator: on the one asked for alone, or on this machine's too."""
+    try:
+        device = pick_device(asked)
+    except SettingsError as error:
+        raise pytest.UsageError(str(error)) from error
+    elsewhere = [here] if device.type == "cpu" else there(device)
+    marked = [pytest.param(value, marks=pytest.mark.gpu) for value in elsewhere]
+    if asked:
+        return marked
+    return [here] if device.type == "cpu" else [here, *marked]
 
 
 def pytest_collection_modifyitems(config, items):
@@ -45,3 +55,16 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def exact_convolutions(request):
+    """On a card in full precision and by one algorithm: tests are about numbers and not about a card's choice."""
+    if request.node.get_closest_marker("gpu") is None:
+        yield
+        return
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, cudnn.deterministic, products.allow_tf32
+    cudnn.allow_tf32, cudnn.deterministic, products.allow_tf32 = False, True, False
+    yield
+    cudnn.allow_tf32, cudnn.deterministic, products.allow_tf32 = before

@@ -27,6 +27,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="for containers"
 class Machine:
     """A folder with commands of its own first on the PATH; `ended` is what the rental was asked for."""
 
+    doctor = 'echo "$*" >>examined; exit 0'
+
     def __init__(self, folder):
         self.folder, self.bin = folder, folder / "bin"
         self.bin.mkdir()
@@ -49,6 +51,8 @@ class Machine:
 
     def command(self, name, body):
         path = self.bin / name
+        if name == "mist":
+            body = f'if [ "$1" = doctor ]; then {self.doctor}; fi\n{body}'
         path.write_text(f"#!/usr/bin/env bash\ncd {self.folder}\n{body}\n")
         path.chmod(0o755)
         return path
@@ -95,6 +99,34 @@ def test_the_machine_ends_whatever_the_command_answers(machine, code):
     assert found == code and machine.ended == ["stop pod pod 1"]
     assert (machine.folder / "asked").read_text() == "protect my pictures --out results\n"
     assert "said" in said and "said" in (machine.folder / "log/mist.log").read_text()
+
+
+DEVICES = {
+    "": "doctor",
+    "--device cpu": "doctor --device cpu",
+    "--device=cuda:1 --steps 3": "doctor --device=cuda:1",
+    "--engine ray": "doctor",
+    "--engine ray --address head:6379": None,
+    "--engine comfyui --url http://127.0.0.1:8188": None,
+}
+
+
+@pytest.mark.parametrize("words", DEVICES)
+def test_the_device_that_is_meant_is_examined_before_a_picture_is_taken(machine, words):
+    assert machine.run("run.sh", "in", "--out", "out", *words.split())[0] == 0
+    examined = machine.folder / "examined"
+    assert (examined.read_text().strip() if examined.exists() else None) == DEVICES[words]
+    assert (machine.folder / "asked").read_text().startswith("protect in --out out")
+
+
+def test_a_device_that_does_not_work_takes_no_picture_and_ends_the_machine(machine):
+    machine.doctor = 'echo "device: does not work: reasons" >&2; exit 1'
+    machine.command("mist", 'echo "$*" >asked')
+    code, said = machine.run("run.sh")
+    assert code == 1 and machine.ended == ["stop pod pod 1"] and not (machine.folder / "asked").exists()
+    assert "does not work: reasons" in said and "no picture was taken" in said
+    assert "does not work: reasons" in (machine.folder / "log/mist.log").read_text()
+    assert machine.run("run.sh", MIST_DOCTOR="0")[0] == 0 and (machine.folder / "asked").exists()
 
 
 def test_without_arguments_the_usual_folders_are_meant(machine):

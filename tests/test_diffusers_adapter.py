@@ -12,6 +12,7 @@ from diffusers import DDPMScheduler
 from fakes import ldm
 from safetensors.torch import load_file, save_file
 
+from mist_attack import devices
 from mist_attack.errors import CheckpointError, SettingsError
 from mist_attack.hosts import checkpoints, diffusers
 from mist_attack.hosts.prompts import FIXED_PROMPTS
@@ -184,14 +185,14 @@ def test_a_folder_with_tensors_missing_is_refused(folder):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_the_unets_alone(folder, dtype):
+def test_half_precision_is_the_unets_alone(folder, dtype, device):
     def job(model):
-        x = torch.rand(1, 3, 64, 64, requires_grad=True)
+        x = torch.rand(1, 3, 64, 64).to(device).requires_grad_()
         sigma = model.sigmas[[300]]
         denoised = model.denoise(model.encode(x), sigma, model.conditioning("a photo"))
         return denoised, torch.autograd.grad(denoised.square().mean(), x)[0]
 
-    surrogate = diffusers.load(folder, CPU, dtype)
+    surrogate = diffusers.load(folder, device, dtype)
     denoised, gradient = surrogate.run(job, 1, 64, 64)
     assert surrogate.unet.dtype == dtype and surrogate.vae.dtype == denoised.dtype == gradient.dtype == torch.float32
     assert gradient.isfinite().all() and gradient.abs().max() > 0
@@ -265,7 +266,7 @@ def test_devices_come_from_torchs_own_list(monkeypatch):
     for wrong in ("warp:3", "cuda:99"):
         with pytest.raises(SettingsError, match="Available: cpu"):
             diffusers.pick_device(wrong)
-    monkeypatch.setattr(diffusers, "_accelerator", lambda: ("xpu", 2))
+    monkeypatch.setattr(devices, "accelerator", lambda: ("xpu", 2))
     assert diffusers.pick_device() == torch.device("xpu")
     assert diffusers.pick_device("xpu:1") == torch.device("xpu:1")
     with pytest.raises(SettingsError, match="xpu:0, xpu:1"):

@@ -16,7 +16,7 @@ HOSTS = {"comfyui": {"comfy", "nodes", "folder_paths"}, "webui": {"modules"}, "f
 HOSTS |= dict.fromkeys(("comfyui_layers", "comfyui_lent", "comfyui_weights", "comfyui_checks"), HOSTS["comfyui"])
 HOSTS["detect"] = HOSTS["lending"] = set()  # shared by adapters
 HOSTS["diffusers"] = HOSTS["checkpoints"] = HOSTS["prompts"] = {"diffusers", "transformers"}  # one adapter, three files
-FACES = {"cli", "flags", "own_flags", "mist_flags", "places", "batch"}
+FACES = {"cli", "flags", "own_flags", "mist_flags", "places", "batch", "doctor"}
 COMMAND = {"hosts", "gallery", "engines", *FACES}  # what only the command is made of
 
 

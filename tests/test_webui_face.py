@@ -6,6 +6,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 from fakes import webui_face
 from fakes.webui_face import QUICK, face, interrupt_at, painting, shift
 from PIL import Image
@@ -20,6 +21,25 @@ def shared(monkeypatch, tmp_path):
 
 def outcome_of(image=None, **values):
     return face.jobs.protect_picture(image or painting(), face.options.settings_from(QUICK | values))
+
+
+# Settings
+
+
+def test_the_settings_page_shows_the_machine_without_asking_it_for_anything(shared, monkeypatch):
+    def computes(*_, **__):
+        raise AssertionError("a page that computes is slow to open")
+
+    monkeypatch.setattr(face.options.doctor, "examine", computes)
+    monkeypatch.setattr(face.options.doctor, "available_bytes", computes)
+    monkeypatch.setattr(face.options.doctor, "described_safely", lambda device: "cuda:0 (<b>NVIDIA</b>)")
+    monkeypatch.setattr(face.options.doctor, "all_devices", lambda: [torch.device("cuda", 0)])
+    added = {}
+    shared.opts.add_option = added.__setitem__
+    face.options.on_ui_settings()
+    line = added["mist_machine"]
+    assert line.section == face.options.SECTION and "python -m mist_attack doctor" in line.default
+    assert f"torch {torch.__version__}" in line.default and "cuda:0 (&lt;b&gt;NVIDIA" in line.default
 
 
 # What is written

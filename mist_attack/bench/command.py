@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
+from ..devices import available_bytes
 from ..hosts import diffusers
 from ..hosts.checkpoints import demo_models, find_checkpoint
 from ..settings import Settings, resolve
 from ..surrogate import Objective, Surrogate
 from . import cost, quality, tiles
-from .meters import Clock, available_bytes
+from .meters import Clock
 from .models import TextEncoder, random_sd_v1
 from .ratios import ratio
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -55,24 +56,30 @@ def amortised(taken: Mapping[str, Sequence[float]]) -> list[float]:
 
 def our_step(ready: Surrogate, side: int, settings: Settings) -> Callable[[], object]:
     """Of the engine's loop, as `protect` sets it up."""
-    return _step(ready, side, settings, _objectives(ready, side, settings))
+    return partial(our_steps(ready, side, settings), 1)
+
+
+def our_steps(ready: Surrogate, side: int, settings: Settings) -> Callable[[int], object]:
+    """So many in one loop."""
+    return _steps(ready, side, settings, _objectives(ready, side, settings))
 
 
 def kept_step(ready: Surrogate, side: int) -> Callable[[], object]:
     """One of the amortised steps for which an earlier gradient of the UNet serves."""
     settings = Settings(working_size=side, gradient="amortised")
     objectives = _objectives(ready, side, settings)
-    step = _step(ready, side, settings, objectives)
+    steps = _steps(ready, side, settings, objectives)
 
     def kept() -> None:
         objectives[0].semantic.calls = 1  # of REUSED
-        step()
+        steps(1)
 
     return kept
 
 
 def _objectives(ready: Surrogate, side: int, settings: Settings) -> list[Any]:
-    views, conditioning = _views(ready, side, settings), ready.conditioning(settings.prompt)
+    views = _views(ready, side, settings)
+    conditioning = None if settings.objective == "textural" else ready.conditioning(settings.prompt)
     return objectives_for(ready, settings, views, side, side, None, conditioning)[0]
 
 
@@ -80,12 +87,23 @@ def _views(ready: Surrogate, side: int, settings: Settings) -> list[View]:
     return plan(side, side, settings.view, settings.working_size, ready.spatial_multiple(settings.objective))
 
 
-def _step(ready: Surrogate, side: int, settings: Settings, objectives: list[Any]) -> Callable[[], object]:
+def _steps(ready: Surrogate, side: int, settings: Settings, objectives: list[Any]) -> Callable[[int], object]:
     image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(ready.device)
     views, generator = _views(ready, side, settings), torch.Generator(ready.device).manual_seed(0)
     loss = PictureLoss(ready, views, objectives, generator)
     budget = Budget(image, settings.epsilon, torch.ones(1, 1, side, side, device=image.device), keep_tone=True)
-    return lambda: pgd(loss, budget, step_size=settings.step_size, steps=1)
+    return lambda steps: pgd(loss, budget, step_size=settings.step_size, steps=steps)
+
+
+def bare_encoder(ready: DiffusersSurrogate, side: int) -> Callable[[], object]:
+    """The autoencoder's encoder alone, forward and backward."""
+    x = (torch.rand(1, 3, side, side, device=ready.device) * 2 - 1).requires_grad_()
+
+    def step() -> None:
+        latents = ready.vae.encode(x).latent_dist.mean
+        torch.autograd.grad(latents, x, torch.ones_like(latents))
+
+    return step
 
 
 def bare_step(ready: DiffusersSurrogate, side: int, *, exact: bool) -> Callable[[], object]:
@@ -107,9 +125,13 @@ def bare_step(ready: DiffusersSurrogate, side: int, *, exact: bool) -> Callable[
 
 
 def mist_step(ready: DiffusersSurrogate, side: int, prompt: Prompt) -> Callable[[], object]:
+    return partial(mist_steps(ready, side, prompt), 1)
+
+
+def mist_steps(ready: DiffusersSurrogate, side: int, prompt: Prompt) -> Callable[[int], object]:
     image = torch.rand(1, 3, side, side, device=ready.device) * 2 - 1
     loss = MistV1(ready, pattern("lattice", side, side).to(ready.device) * 2 - 1, prompt)
-    return lambda: mist_v1(loss, image, epsilon=16, steps=1)
+    return lambda steps: mist_v1(loss, image, epsilon=16, steps=steps)
 
 
 def seconds(found: dict[str, Variant], rounds: int, clock: Clock) -> dict[str, list[float]]:

@@ -8,25 +8,29 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
-KILOBYTE = 1024
-STATUS, CLEAR, MEMORY = Path("/proc/self/status"), Path("/proc/self/clear_refs"), Path("/proc/meminfo")
+from ..devices import proc_bytes
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class Clock:
-    """Seconds of the processor on a CPU, which other processes disturb less than the clock on the wall; on a GPU the
-    device's own, by its events."""
+    """Seconds of the processor on a CPU, which other processes disturb less than the clock on the wall; with CUDA the
+    device's own, by its events; on other devices, of the clock until they have done all."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
     def time(self, call: Callable[[], object]) -> float:
-        if self.device.type != "cuda":
+        if self.device.type == "cpu":
             begun = time.process_time()
             call()
             return time.process_time() - begun
+        if self.device.type != "cuda":
+            return waited(self.device, call)
         begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begun.record()
         call()
@@ -35,26 +39,35 @@ class Clock:
         return begun.elapsed_time(ended) / 1000
 
 
+def waited(device: torch.device, call: Callable[[], object]) -> float:
+    """Seconds on the wall until a device has done all that was asked."""
+    synchronize(device)
+    begun = time.perf_counter()
+    call()
+    synchronize(device)
+    return time.perf_counter() - begun
+
+
+def synchronize(device: torch.device) -> None:
+    wait: Any = getattr(getattr(torch, device.type, None), "synchronize", None)
+    if wait is not None:
+        wait()
+
+
 def peak_bytes(device: torch.device, call: Callable[[], object]) -> int | None:
     """The largest amount held during the call, weights included; None where this machine cannot tell."""
     _give_back()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+    own: Any = getattr(torch, device.type, None)
+    if device.type != "cpu" and hasattr(own, "reset_peak_memory_stats"):
+        own.empty_cache()
+        own.reset_peak_memory_stats(device)
         call()
-        return torch.cuda.max_memory_allocated(device)
-    if not CLEAR.exists():
+        return own.max_memory_allocated(device)
+    if device.type != "cpu" or not CLEAR.exists():
         return None
     CLEAR.write_text("5")  # resets the peak of the resident memory (Linux, proc(5))
     call()
-    return _field(STATUS, "VmHWM")
-
-
-def available_bytes(device: torch.device) -> int | None:
-    """Memory that a run may take now; None where this machine cannot tell."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return _field(MEMORY, "MemAvailable") if MEMORY.exists() else None
+    return proc_bytes(STATUS, "VmHWM")
 
 
 def _give_back() -> None:
@@ -62,8 +75,3 @@ def _give_back() -> None:
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _field(file: Path, name: str) -> int:
-    line = next(line for line in file.read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) * KILOBYTE

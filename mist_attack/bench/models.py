@@ -12,19 +12,29 @@ from torch import Tensor, nn
 from ..hosts.diffusers import SD_V1, DiffusersSurrogate
 from ..hosts.prompts import END, FIXED_PROMPTS, LENGTH, START
 
+NARROW = {
+    "unet": {"block_out_channels": [32, 64, 64, 64], "attention_head_dim": 4},
+    "vae": {"block_out_channels": [32, 32, 64, 64]},
+    "text_encoder": {"num_hidden_layers": 1},
+}
+"""Of full depth and least width."""
 
-def random_sd_v1(device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[DiffusersSurrogate, TextEncoder]:
+
+def random_sd_v1(
+    device: torch.device, dtype: torch.dtype = torch.float32, *, narrow: bool = False
+) -> tuple[DiffusersSurrogate, TextEncoder]:
     """The surrogate and its text encoder: 860 + 84 and 123 million parameters, 3.8 and 0.5 GB in float32.
 
-    Weights are normal(0, 1 / fan_in), so that signals keep their size. dtype: the UNet's and the text encoder's.
+    Weights are normal(0, 1 / fan_in), so that signals keep their size, and drawn on the device. dtype: the UNet's and
+    the text encoder's. narrow: with NARROW's widths, for a check of the bench itself.
     """
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     torch.manual_seed(0)
-    unet = _randomised(UNet2DConditionModel.from_config(_config("unet")), dtype)
-    vae = _randomised(AutoencoderKL.from_config(_config("vae")), torch.float32)
-    text = TextEncoder(device, dtype)
+    unet = _randomised(_empty(UNet2DConditionModel, _config("unet", narrow), device), dtype)
+    vae = _randomised(_empty(AutoencoderKL, _config("vae", narrow), device), torch.float32)
+    text = TextEncoder(device, dtype, _config("text_encoder", narrow))
     schedule = json.loads((SD_V1 / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
     name = "SD v1's architecture with random weights"
     return DiffusersSurrogate(name, vae, unet, schedule, lambda _: text.states(), device), text
@@ -33,8 +43,8 @@ def random_sd_v1(device: torch.device, dtype: torch.dtype = torch.float32) -> tu
 class TextEncoder:
     """CLIP ViT-L/14's, made when it is first asked."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self.device, self.dtype = device, dtype
+    def __init__(self, device: torch.device, dtype: torch.dtype, config: dict[str, Any]) -> None:
+        self.device, self.dtype, self.config = device, dtype, config
         self.module: Any = None
 
     @torch.no_grad()
@@ -43,7 +53,7 @@ class TextEncoder:
         if self.module is None:
             from transformers import CLIPTextConfig, CLIPTextModel
 
-            self.module = _randomised(CLIPTextModel(CLIPTextConfig(**_config("text_encoder"))), self.dtype)
+            self.module = _randomised(CLIPTextModel(CLIPTextConfig(**self.config)), self.dtype)
             self.module.to(self.device)
         tokens = (START, *FIXED_PROMPTS["a painting"])
         padded = torch.tensor([tokens + (END,) * (LENGTH - len(tokens))], device=self.device)
@@ -54,13 +64,23 @@ class TextEncoder:
         self.module = None
 
 
-def _config(part: str) -> dict[str, Any]:
-    return json.loads(Path(SD_V1, part, "config.json").read_text(encoding="utf-8"))
+def _config(part: str, narrow: bool) -> dict[str, Any]:
+    found = json.loads(Path(SD_V1, part, "config.json").read_text(encoding="utf-8"))
+    return found | (NARROW[part] if narrow else {})
+
+
+def _empty(kind: Any, config: dict[str, Any], device: torch.device) -> Any:
+    """A module without buffers, on the device: to fill it on a CPU and to carry it there would take longer."""
+    with torch.device("meta"):
+        module = kind.from_config(config)
+    return nn.Module.to_empty(module, device=device)
 
 
 @torch.no_grad()
 def _randomised(module: Any, dtype: torch.dtype) -> Any:
-    for parameter in module.parameters():
+    for name, parameter in module.named_parameters():
         if parameter.ndim >= 2:
             parameter.normal_(0, parameter[0].numel() ** -0.5)
+        else:
+            parameter.fill_(float(name.endswith("weight")))
     return nn.Module.to(module.eval().requires_grad_(False), dtype)  # diffusers' own `to` warns of an empty list

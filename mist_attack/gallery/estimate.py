@@ -105,16 +105,20 @@ def _blank(task: Task) -> Picture:
 
 
 def measure(order: Order, works: list[Work], load: Callable[[], Model]) -> Estimate | None:
-    """Time and memory of protecting `works`, one after the other; None where no sample can be protected."""
+    """Time and memory of protecting `works`, one after the other; None where no sample can be protected.
+
+    Raises MistError for what would be the same for every picture."""
     begun = time.perf_counter()
     model = load()
     costs = [_cost(order, work) for work in works]
     ranked = sorted(range(len(works)), key=lambda index: costs[index])
     chosen = sorted({ranked[round(at * (len(ranked) - 1))] for at in np.linspace(0, 1, SAMPLES)}, key=costs.__getitem__)
     warmed = attempt(_shortened(task_for(order, works[chosen[0]])[0], 1), model)
+    if warmed.fatal:
+        raise MistError(warmed.error)
     loading = time.perf_counter() - begun
     known = {costs[index]: seconds for index in chosen if (seconds := _timed(order, works[index], model))}
-    if not known or warmed.fatal:
+    if not known:
         return None
     total = float(np.interp(costs, list(known), list(known.values())).sum())
     peak, where = _peak(model)

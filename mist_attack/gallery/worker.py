@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from .. import __version__
+from ..devices import described, described_safely, reason
 from ..errors import CheckpointError, MistError
 from ..images import Picture, read_mask, read_picture
 from ..pgd import OnStep
 from ..protect import protect
 from ..saving import encode_picture
 from ..settings import Settings
-from ..surrogate import Surrogate
+from ..surrogate import Surrogate, out_of_memory
 
+SMALL = 64  # pixels: the sides of a picture on which every model can do a step
 Prepare = Callable[[Picture, Settings], tuple[Picture, Settings]]
 
 
@@ -104,7 +106,26 @@ def attempt(task: Task, model: Model, on_step: OnStep | None = None) -> Outcome:
     except MistError as error:
         return Outcome(task, error=str(error))
     except (RuntimeError, MemoryError, OSError, ValueError) as error:  # out of memory, a driver, a disk
-        return Outcome(task, error=told(error), again=True)
+        failure = error
+    if isinstance(failure, RuntimeError) and not out_of_memory(failure) and not _can_step(task, model):
+        return Outcome(task, error=_of_the_device(model.surrogate.device, failure), again=True, fatal=True)
+    return Outcome(task, error=told(failure), again=True)
+
+
+def _can_step(task: Task, model: Model) -> bool:
+    """Whether a step on a small picture works, and so it was this picture that failed and not the device."""
+    settings = replace(task.settings, steps=1, working_size=SMALL)
+    try:
+        protect(torch.rand(1, 3, SMALL, SMALL), model.surrogate, settings)
+    except MistError:
+        return True
+    except RuntimeError:
+        return False
+    return True
+
+
+def _of_the_device(device: torch.device, error: RuntimeError) -> str:
+    return f"a step fails on {described_safely(device)}: {reason(device, error)} 'mist doctor' says what works there."
 
 
 def told(error: BaseException) -> str:
@@ -153,12 +174,6 @@ def environment(surrogate: Surrogate) -> dict[str, Any]:
     return {
         "mist": __version__,
         "torch": torch.__version__,
-        "device": _device_name(surrogate.device),
+        "device": described(surrogate.device),
         "threads": torch.get_num_threads(),
     }
-
-
-def _device_name(device: torch.device) -> str:
-    kind = getattr(torch, device.type, None)  # cuda, xpu: two cards of one kind give the same bytes, two kinds may not
-    named = getattr(kind, "get_device_name", None)
-    return f"{device.type} ({named(device)})" if named and device.type != "cpu" else device.type

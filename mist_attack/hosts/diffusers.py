@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, MistError, SettingsError
+from ..devices import pick_device, require_working
+from ..errors import CheckpointError, MistError
 from ..surrogate import Objective, Result, Surrogate
 from . import heap, lending, prompts
 from .checkpoints import ACCEPTED, check_sd_v1, read_tensors
@@ -91,8 +92,10 @@ class DiffusersSurrogate:
         if prompt not in self._conditionings:
             if len(self._conditionings) >= 64:  # a gallery of prompts must not fill the memory
                 self._conditionings.clear()
-            with torch.inference_mode(False), _as_checkpoint_errors(f"The text encoder of {self.name}"):
-                self._conditionings[prompt] = self._encode_prompt(prompt).to(self.device, self.unet.dtype)
+            with torch.inference_mode(False):
+                with _as_checkpoint_errors(f"The text encoder of {self.name}"):
+                    encoded = self._encode_prompt(prompt)
+                self._conditionings[prompt] = encoded.to(self.device, self.unet.dtype)
         return self._conditionings[prompt]
 
     def run(
@@ -127,36 +130,6 @@ def recomputed(modules: Iterable[nn.Module]) -> AbstractContextManager[None]:
     return lending.recomputed([layer for module in modules for layer in named(module, RECOMPUTED)])
 
 
-def pick_device(requested: str | None = None) -> torch.device:
-    """`requested` as torch spells it ("cuda:1", "mps", "cpu"), else the machine's accelerator, else the CPU.
-
-    Raises SettingsError where this machine has no such device.
-    """
-    kind, count = _accelerator()
-    if requested is None:
-        return torch.device(kind)
-    try:
-        device = torch.device(requested)
-    except RuntimeError:
-        device = None
-    if device and (device.type == "cpu" or (device.type == kind and (device.index or 0) < count)):
-        return device
-    available = ", ".join(["cpu", *(f"{kind}:{index}" for index in range(count))])
-    raise SettingsError(f"Device {requested!r} is not available here. Available: {available}.")
-
-
-def _accelerator() -> tuple[str, int]:
-    """Kind and number of the accelerators that are ready; ("cpu", 0) without one."""
-    accelerator = getattr(torch, "accelerator", None)  # torch >= 2.6
-    if accelerator is not None:
-        found = accelerator.current_accelerator() if accelerator.is_available() else None
-        return (found.type, accelerator.device_count()) if found else ("cpu", 0)
-    for kind in ("cuda", "xpu"):
-        if hasattr(torch, kind) and getattr(torch, kind).is_available():
-            return kind, getattr(torch, kind).device_count()
-    return ("mps", 1) if torch.backends.mps.is_available() else ("cpu", 0)
-
-
 def load(
     checkpoint: Path,
     device: torch.device | None = None,
@@ -168,9 +141,10 @@ def load(
 
     `checkpoint` is a single file in Stable Diffusion v1's original layout, a diffusers folder, a folder with only
     an autoencoder, or a demo model's folder. `dtype` is the UNet's. `config` describes the modules of a single file.
-    Raises CheckpointError that says what was found instead, and where diffusers is not installed.
+    Raises CheckpointError that says what was found instead, and where diffusers is not installed; DeviceError.
     """
     device = device or pick_device()
+    require_working(device)  # before gigabytes are read for it
     with torch.inference_mode(False), _as_checkpoint_errors(str(checkpoint)):
         if checkpoint.is_dir():
             return _load_folder(checkpoint, device, dtype)

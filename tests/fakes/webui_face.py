@@ -73,6 +73,11 @@ class OptionInfo:
     needs_reload_ui = lambda self: self  # noqa: E731
 
 
+class OptionHTML(OptionInfo):
+    def __init__(self, text):
+        super().__init__(text, "", section=None)
+
+
 class State(SimpleNamespace):
     """`shared.state` before a job."""
 
@@ -127,7 +132,7 @@ def reset():
     shared = webui.modules["shared"]
     shared.opts, shared.state = _options(), State()
     shared.cmd_opts = SimpleNamespace(api=True, nowebui=False, api_auth=None, hide_ui_dir_config=False)
-    shared.hide_dirs, shared.OptionInfo = {}, OptionInfo
+    shared.hide_dirs, shared.OptionInfo, shared.OptionHTML = {}, OptionInfo, OptionHTML
     return shared
 
 

@@ -20,7 +20,16 @@ def main(comfyui, checkpoints, pytest_folder, *arguments):
     args.cpu = True
     import pytest
 
-    own = [f"--rootdir={ROOT}", f"--confcutdir={HERE}", "--import-mode=importlib", "-p", "no:cacheprovider"]
+    # Our own addopts name a folder that is relative to ours, and this process is in the host's.
+    own = [
+        "-o",
+        "addopts=-q --strict-markers",
+        f"--rootdir={ROOT}",
+        f"--confcutdir={HERE}",
+        "--import-mode=importlib",
+        "-p",
+        "no:cacheprovider",
+    ]
     return pytest.main([*own, *arguments])
 
 
