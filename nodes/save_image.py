@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from .layout import alpha_for, to_engine
-from .schema import ALIASES, CATEGORY, new_schema
+from .request import one_of
+from .schema import ALIASES, CATEGORY, DATA_MINING, FORMATS, new_schema
 
 if TYPE_CHECKING:
     from ..mist_attack.metadata import Metadata
@@ -47,6 +48,7 @@ class MistSaveImage(io.ComfyNode):
         embed_workflow: bool,
         alpha: Tensor | None = None,
     ) -> io.NodeOutput:
+        one_of("format", format, FORMATS), one_of("data_mining", data_mining, DATA_MINING)
         embedded = _workflow(cls.hidden) if embed_workflow and not args.disable_metadata else {}
         return io.NodeOutput(ui={"images": _save(image, alpha, filename_prefix, format, data_mining, embedded)})
 
@@ -62,13 +64,13 @@ def _inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "format",
-            options=["png", "webp"],
+            options=FORMATS,
             default="png",
             tooltip="Both lossless. JPEG would weaken the protection.",
         ),
         io.Combo.Input(
             "data_mining",
-            options=["off", "allowed", "prohibited"],
+            options=DATA_MINING,
             default="off",
             tooltip="Rights metadata in the file (IPTC/PLUS Data Mining): whether training AI models on it is allowed "
             "or prohibited. A statement that crawlers can read, not a lock.",
