@@ -19,7 +19,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
 from . import __version__
-from .errors import MistError, OutputError, SettingsError
+from .errors import MistError, OutputError, SettingsError, quoted
 from .flags import THEIRS, parser, theirs
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return options.command(options)
     except MistError as error:
         _complain(str(error))
+        return NOTHING_DONE
+    except OSError as error:  # a name that is too long, a disk that is gone
+        _complain(f"{quoted(error.filename)}: {error.strerror or type(error).__name__}. Choose another name or folder.")
         return NOTHING_DONE
     except KeyboardInterrupt:
         return _interrupted()

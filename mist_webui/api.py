@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fastapi import Depends, FastAPI, HTTPException
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from modules import call_queue, progress, shared
 from pydantic import BaseModel, Field
@@ -23,7 +25,7 @@ from mist_attack.targets import target_names
 from . import infotext, options, pictures
 from .jobs import Outcome, checked_size, protect_picture
 
-BAD_REQUEST, CONFLICT, TOO_LARGE = 400, 409, 413
+BAD_REQUEST, CONFLICT, TOO_LARGE, NOT_A_REQUEST = 400, 409, 413, 422
 
 
 class ProtectRequest(BaseModel, extra="allow"):  # what is unknown is refused in our own words
@@ -68,9 +70,26 @@ def on_app_started(_: Any, app: FastAPI) -> None:
     _add_route(app, "/mist/v1/info", info, "GET", InfoResponse)
 
 
+class _Route(APIRoute):
+    """What is not the shape of a request is not repeated in the answer: no JSON may hold it (NaN, half characters)."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except RequestValidationError as error:
+                told = [{name: found[name] for name in ("loc", "msg", "type")} for found in error.errors()]
+                raise HTTPException(status_code=NOT_A_REQUEST, detail=told) from error
+
+        return answer
+
+
 def _add_route(app: FastAPI, path: str, endpoint: Callable[..., Any], method: str, model: Any) -> None:
     guards = [Depends(_guard(_users()))] if shared.cmd_opts.api_auth else []
-    app.add_api_route(path, endpoint, methods=[method], response_model=model, dependencies=guards, tags=["Mist"])
+    options = {"methods": [method], "response_model": model, "dependencies": guards, "tags": ["Mist"]}
+    app.router.add_api_route(path, endpoint, route_class_override=_Route, **options)
 
 
 def _users() -> dict[str, str]:

@@ -28,16 +28,16 @@ class Row:
     protected: bool = False
 
 
-def works_in(source: str, destination: str, *, deep: bool = False) -> list[Work]:
+def works_in(source: str | None, destination: str | None, *, deep: bool = False) -> list[Work]:
     """What is to be done in a folder of the server, and with `deep` in the folders in it. `~` is the user's own folder.
 
     Results keep the tree and the names; `cat.mask.png` beside `cat.jpg` is its mask. An empty destination is `mist`
     inside the source. Raises SettingsError for folders that will not do."""
     folder = _folder(source)
-    if not folder.is_dir():
-        raise SettingsError(f"Expected a folder of pictures on the server, found none at {quoted(source)}.")
-    out = _folder(destination) if destination.strip() else folder / "mist"
+    out = _folder(destination) if destination and destination.strip() else folder / "mist"
     try:
+        if not folder.is_dir():
+            raise SettingsError(f"Expected a folder of pictures on the server, found none at {quoted(source)}.")
         found = select([folder], out) if deep else [Source(path) for path in pictures_in(folder)]
     except OSError as error:
         raise SettingsError(f"{quoted(source)} cannot be read ({error.strerror}); choose another folder.") from error
@@ -46,8 +46,8 @@ def works_in(source: str, destination: str, *, deep: bool = False) -> list[Work]
     return [with_companions(work) for work in works_for(found, out, ".png")]
 
 
-def _folder(name: str) -> Path:
-    if not isinstance(name, str) or not name.strip():
+def _folder(name: str | None) -> Path:
+    if not name or not name.strip():
         raise SettingsError("Name a directory of pictures on the server first.")
     try:
         folder = Path(name.strip()).expanduser()

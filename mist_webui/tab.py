@@ -149,15 +149,15 @@ def _protect_picture(
     return _shown(protect_picture(picture, settings, mask=both, **output), picture, save)
 
 
-def _works_in(source: str, destination: str, deep: bool) -> list[Work]:
+def _works_in(source: str | None, destination: str | None, deep: bool) -> list[Work]:
     if shared.cmd_opts.hide_ui_dir_config:
         raise MistError("Directories cannot be named here: the web UI runs with --hide-ui-dir-config.")
     return folder.works_in(source, destination, deep=bool(deep))
 
 
-def _counted(source: str, destination: str, deep: bool) -> str:
+def _counted(source: str | None, destination: str | None, deep: bool) -> str:
     """How many pictures a directory has, before they are protected."""
-    if not source.strip():
+    if not source or not source.strip():
         return ""
     try:
         works = _works_in(source, destination, deep)
