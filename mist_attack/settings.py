@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -185,7 +186,8 @@ _CHOICES = {"objective": Objective, "gradient": Gradient, "direction": Direction
 
 def _checked(name: str, value: Any) -> Any:
     if name not in _TYPES:
-        raise SettingsError(f"Unknown control {quoted(name)}. Known controls: {_control_names()}.")
+        near = "".join(f" Did you mean {known}?" for known in get_close_matches(quoted(name), _TYPES, 1))
+        raise SettingsError(f"Unknown control {quoted(name)}.{near} Known controls: {_control_names()}.")
     value = _converted(name, value)
     _check(name, value)
     return value

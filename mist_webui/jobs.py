@@ -65,7 +65,7 @@ def protect_picture(
     protected = Image.fromarray(to_u8(result.images))
     if colour.mode == "RGBA":
         protected.putalpha(colour.getchannel("A"))
-    if not result.reports[0].stopped:
+    if not result.reports[0].stopped and result.reports[0].budget_used_levels:
         made.remember(protected)
     difference = Image.fromarray(to_u8(amplified(images, result.images)))
     return Outcome(protected, difference, result.reports[0])

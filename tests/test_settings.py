@@ -76,6 +76,7 @@ def test_every_control_reaches_a_setting():
         ({"prompt": "a" * (MAX_TEXT + 1)}, f"prompt of at most {MAX_TEXT} characters"),
         ({"low_vram": [True]}, "low vram to be true or false"),
         ({"colour": 3}, "Unknown control 'colour'. Known controls"),
+        ({"strenght": 3}, "Unknown control 'strenght'. Did you mean strength[?] Known controls"),
         (["strength"], "settings by name"),
     ],
 )

@@ -144,6 +144,13 @@ def test_what_is_not_named_is_as_the_settings_page_has_it(shared, arguments):
     assert 0 < shift(pp.image, painting()).max() <= 3 and infotext_of(p, 0)["Mist steps"] == "2"
 
 
+def test_a_strength_below_one_level_is_told_to_change_nothing():
+    outcome = outcome_of(strength=0.4)
+    assert shift(outcome.image, painting()).max() == 0 and outcome.report.steps_done == 0
+    assert not face.made.is_ours(painting())  # nor may its file claim anything
+    assert outcome.report.notices == ["strength 0.4 changes nothing: the pixels are the original's"]
+
+
 def test_a_program_may_name_a_preset(shared):
     shared.opts.mist_strength = 3
     settings = face.controls.settings_from(({"preset": "gentle", "steps": 2},))

@@ -178,6 +178,7 @@ QUICK = {"steps": 2, "strength": 8}
 def start(monkeypatch, tmp_path):
     """The host as it starts, with a small model loaded; its `shared`."""
     monkeypatch.setattr(face.jobs, "loaded_model", lambda **options: ToySurrogate())
+    face.made._digests.clear()
     monkeypatch.setattr(face.options, "OUTPUT_FOLDER", str(tmp_path / "saved"))
     return reset()
 
