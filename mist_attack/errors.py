@@ -7,15 +7,15 @@ from typing import Any
 QUOTED = 40  # characters
 
 
-def quoted(value: Any) -> str:
+def quoted(value: Any, limit: int = QUOTED) -> str:
     """What people sent, for a message: short, on one line, and free of what cannot be printed."""
     if isinstance(value, float):
         return f"{value:g}"
     try:
-        text = repr(value[: QUOTED + 1] if isinstance(value, str) else value)
+        text = repr(value[: limit + 1] if isinstance(value, str) else value)
     except (ValueError, RecursionError):  # whole numbers of thousands of digits; lists in themselves
         return f"a very large {type(value).__name__}"
-    return text if len(text) <= QUOTED + 2 else f"{text[:QUOTED]}..."
+    return text if len(text) <= limit + 2 else f"{text[:limit]}..."
 
 
 class MistError(Exception):

@@ -21,6 +21,10 @@ from .jobs import protect_picture
 from .pictures import as_pil
 
 
+PATH = 300
+"""Characters of one that are repeated in a message."""
+
+
 @dataclass
 class Row:
     name: str
@@ -37,12 +41,14 @@ def works_in(source: str | None, destination: str | None, *, deep: bool = False)
     out = _folder(destination) if destination and destination.strip() else folder / "mist"
     try:
         if not folder.is_dir():
-            raise SettingsError(f"Expected a folder of pictures on the server, found none at {quoted(source)}.")
+            raise SettingsError(f"Expected a folder of pictures on the server, found none at {quoted(source, PATH)}.")
         found = select([folder], out) if deep else [Source(path) for path in pictures_in(folder)]
     except OSError as error:
-        raise SettingsError(f"{quoted(source)} cannot be read ({error.strerror}); choose another folder.") from error
+        raise SettingsError(
+            f"{quoted(source, PATH)} cannot be read ({error.strerror}); choose another folder."
+        ) from error
     if not found:
-        raise SettingsError(f"No pictures in {quoted(source)}.")
+        raise SettingsError(f"No pictures in {quoted(source, PATH)}.")
     return [with_companions(work) for work in works_for(found, out, ".png")]
 
 
@@ -53,9 +59,9 @@ def _folder(name: str | None) -> Path:
         folder = Path(name.strip()).expanduser()
         whole = folder.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # no such user; a NUL
-        raise SettingsError(f"There can be no folder {quoted(name)}.") from error
+        raise SettingsError(f"There can be no folder {quoted(name, PATH)}.") from error
     if whole == whole.parent:
-        raise SettingsError(f"{quoted(name)} is the root of a disk; choose a folder on it.")
+        raise SettingsError(f"{quoted(name, PATH)} is the root of a disk; choose a folder on it.")
     return folder
 
 
