@@ -20,7 +20,6 @@ from . import progress, saving
 from .jobs import protect_picture
 from .pictures import as_pil
 
-
 PATH = 300
 """Characters of one that are repeated in a message."""
 
