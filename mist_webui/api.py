@@ -26,6 +26,7 @@ from . import infotext, options, pictures
 from .jobs import Outcome, checked_size, protect_picture
 
 BAD_REQUEST, CONFLICT, TOO_LARGE, NOT_A_REQUEST = 400, 409, 413, 422
+TASK_LENGTH = 200
 
 
 class ProtectRequest(BaseModel, extra="allow"):  # what is unknown is refused in our own words
@@ -118,7 +119,7 @@ def protect(request: ProtectRequest) -> ProtectResponse:
         picture = pictures.decoded("image", request.image)
         others = {name: getattr(request, name) for name in ("mask", "target")}
         others = {name: pictures.as_pil(pictures.decoded(name, text)) for name, text in others.items() if text}
-        with _queued(request.force_task_id or progress.create_task_id("mist")):
+        with _queued(_task(request.force_task_id)):
             outcome = protect_picture(pictures.as_pil(picture), settings, output_size=size, **others)
     return _answer(outcome, picture, with_difference=request.include_difference)
 
@@ -130,6 +131,13 @@ def _refuse_unknown(request: ProtectRequest) -> None:
     if unknown:
         known = ", ".join(REQUEST_FIELDS)
         raise SettingsError(f"Unknown field {unknown[0]}. Known: {known}; controls go into settings.")
+
+
+def _task(wanted: str) -> str:
+    """The web UI shows it to whoever asks for progress. Raises SettingsError."""
+    if len(wanted) > TASK_LENGTH or not wanted.isprintable():
+        raise SettingsError(f"Expected force_task_id of at most {TASK_LENGTH} characters; got {quoted(wanted)}.")
+    return wanted or progress.create_task_id("mist")
 
 
 def _answer(outcome: Outcome, picture: Picture, *, with_difference: bool) -> ProtectResponse:

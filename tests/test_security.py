@@ -172,6 +172,8 @@ def test_api_numbers_have_bounds(client):
             if not (name == "seed" and value == -1):
                 status, text = ask(client, settings={name: value})
                 assert status == 400 and name.split("_")[0] in text
+    for task in ("x" * 201, "\ud800", "\n"):
+        assert ask(client, force_task_id=task)[0] in (400, 422)
     for size in (-5, 1, 100_000, 10**30):
         assert ask(client, output_size=size)[0] in (400, 422)
     assert LARGEST**2 <= MAX_PIXELS
