@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
-from .errors import DeviceError, MistError, SettingsError
+from .errors import DeviceError, MistError, SettingsError, quoted
 from .flags import BENCH_PARTS, GPU_PARTS, THEIRS, parser, theirs
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return options.command(options)
     except MistError as error:
         _complain(str(error))
+        return NOTHING_DONE
+    except OSError as error:  # a name that is too long, a disk that is gone
+        _complain(f"{quoted(error.filename)}: {error.strerror or type(error).__name__}. Choose another name or folder.")
         return NOTHING_DONE
     except KeyboardInterrupt:
         return _interrupted()

@@ -1,5 +1,22 @@
 """What can go wrong for a user. Every message says what was expected, what was found and what to do."""
 
+from __future__ import annotations
+
+from typing import Any
+
+QUOTED = 40  # characters
+
+
+def quoted(value: Any, limit: int = QUOTED) -> str:
+    """What people sent, for a message: short, on one line, and free of what cannot be printed."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    try:
+        text = repr(value[: limit + 1] if isinstance(value, str) else value)
+    except (ValueError, RecursionError):  # whole numbers of thousands of digits; lists in themselves
+        return f"a very large {type(value).__name__}"
+    return text if len(text) <= limit + 2 else f"{text[:limit]}..."
+
 
 class MistError(Exception):
     """Base of all errors that a face shows to the user as they are."""

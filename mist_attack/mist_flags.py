@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from .errors import PictureError, SettingsError
+from .flags import SHARED_CONTROLS
 from .gallery.order import Order
 from .gallery.selection import Passed, selection_in
 from .gallery.works import Work, inside, works_for
@@ -66,16 +67,9 @@ def order_for(options: argparse.Namespace) -> Order:
 
 
 def _settings(chosen: dict[str, Any], options: argparse.Namespace) -> Settings:
-    return resolve(
-        "mist",
-        strength=chosen["epsilon"],
-        objective=MODES[chosen["mode"]],
-        fusion_weight=chosen["rate"],
-        steps=options.steps,
-        seed=options.seed,
-        gradient=options.gradient,
-        low_vram=options.low_vram,
-    )
+    asked = {name: getattr(options, name) for name in SHARED_CONTROLS}
+    asked |= {"strength": chosen["epsilon"], "objective": MODES[chosen["mode"]], "fusion_weight": chosen["rate"]}
+    return resolve("mist", asked)
 
 
 def _works(chosen: dict[str, Any], steps: int) -> tuple[list[Work], list[Passed]]:

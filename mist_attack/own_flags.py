@@ -96,7 +96,7 @@ def target_file(target: str | None) -> Path | None:
 
 def _settings(options: argparse.Namespace, named_target: str | None) -> Settings:
     given = {control: getattr(options, control) for control in (*CONTROLS, *SHARED_CONTROLS)}
-    settings = resolve(options.preset or "default", options.config, target=named_target, **given)
+    settings = resolve(options.preset or "default", given | {"target": named_target}, config=options.config)
     if settings.target not in target_names():
         known = ", ".join(target_names())
         raise SettingsError(f"Target '{settings.target}' is neither a file nor one of the built-in: {known}.")

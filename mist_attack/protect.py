@@ -139,7 +139,7 @@ class _Job:
         loss = PictureLoss(ready, views, objectives, generator)
 
         before = loss.measure(budget.x0, settings.seed)
-        movable = bool(budget.reach.any())
+        movable = bool(allowed_levels(budget.reach).any())
         protected, done = self._descend(loss, budget, original, generator) if movable else (original, 0)
         after = loss.measure(to_unit(protected), settings.seed)
 
@@ -155,7 +155,7 @@ class _Job:
             before=before,
             after=after,
             gradient_ratio=_gradient_ratio(objectives),
-            notices=list(self.notices),
+            notices=[*self.notices, *_of_no_strength(settings)],
             **pixel_figures(original.cpu(), protected.cpu(), settings.epsilon * 255),
         )
         result = torch.where(budget.reach > 0, to_unit(protected), source)
@@ -216,9 +216,20 @@ def quantize(x: Tensor, original: Tensor, reach: Tensor) -> Tensor:
 
     x: (1, 3, H, W) in [0, 1]. original: (1, 3, H, W) uint8. reach: (1, 1, H, W), unit range.
     """
-    allowed = (reach * 255 + 1e-3).floor()  # 1e-3 levels forgive float rounding of k / 255 * 255
+    allowed = allowed_levels(reach)
     shift = x.mul(255).sub_(original).round_().clamp_(-allowed, allowed)
     return shift.add_(original).clamp_(0, 255).to(torch.uint8)
+
+
+def allowed_levels(reach: Tensor) -> Tensor:
+    """Whole grey levels by which a value of the 8-bit file may move. reach: unit range."""
+    return (reach * 255 + 1e-3).floor()  # 1e-3 levels forgive float rounding of k / 255 * 255
+
+
+def _of_no_strength(settings: Settings) -> list[str]:
+    if allowed_levels(torch.tensor(settings.epsilon)) >= 1:
+        return []
+    return [f"strength {settings.strength_levels:g} changes nothing: the pixels are the original's"]
 
 
 def _gradient_ratio(objectives: list[LatentObjective]) -> float | None:

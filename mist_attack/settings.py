@@ -6,15 +6,18 @@ language, as presets, YAML files, widgets and flags use it; `Settings` is what t
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from omegaconf import OmegaConf
+from omegaconf import BooleanNode, FloatNode, IntegerNode, OmegaConf, StringNode
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from .errors import SettingsError
+from .config import read_config
+from .errors import SettingsError, quoted
 from .surrogate import Objective
 
 Gradient = Literal["exact", "sds", "amortised"]
@@ -22,6 +25,23 @@ Direction = Literal["ascent", "descent"]
 ViewKind = Literal["whole", "tiles", "both"]
 
 PRESETS_FILE = Path(__file__).with_name("presets.yaml")
+
+LIMITS: dict[str, tuple[float, float]] = {
+    "strength": (0, 255),  # grey levels
+    "steps": (1, 100_000),
+    "step": (1e-3, 255),  # grey levels
+    "momentum": (0, 0.99),
+    "fusion_weight": (-9, 9),
+    "working_size": (64, 4096),  # pixels
+    "seed": (0, 2**63 - 1),
+}
+"""Of every number that people give, whichever way they give it; both ends are allowed."""
+
+MAX_TEXT = 5000
+"""Characters of a prompt or a name."""
+
+WORDS = {"step": "step size", "objective": "objective (mode)"}
+"""What people read for a control where it is not its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,17 +78,12 @@ class Settings:
     seed: int = 23
 
     def __post_init__(self) -> None:
-        _check_choice("objective", self.objective, Objective)
-        _check_choice("gradient", self.gradient, Gradient)
-        _check_choice("direction", self.direction, Direction)
-        _check_choice("view", self.view, ViewKind)
-        _check_range("strength (epsilon)", self.epsilon * 255, 0, 255)
-        _check_range("step size", self.step_size * 255, 1e-3, 255)
-        _check_range("momentum", self.momentum, 0, 0.99)
-        _check_range("steps", self.steps, 1, 100_000)
-        _check_range("semantic weight", self.semantic_weight, 0, 1e12)
-        _check_range("working size", self.working_size, 64, 4096)
-        _check_range("seed", self.seed, 0, 2**63 - 1)
+        for name in _TYPES.keys() & vars(self).keys():
+            _check(name, getattr(self, name))
+        _check("strength", self.epsilon * 255)
+        _check("step", self.step_size * 255)
+        if self.semantic_weight != 0:
+            _check("fusion_weight", exponent_of(self.semantic_weight))
 
     @property
     def strength_levels(self) -> float:
@@ -111,6 +126,11 @@ class Controls:
         )
 
 
+def exponent_of(semantic_weight: float) -> float:
+    """The fusion weight that people give, of the engine's; NaN for what has none."""
+    return round(math.log10(semantic_weight) - 3, 9) if semantic_weight > 0 else math.nan
+
+
 def preset_names() -> list[str]:
     return list(_presets())
 
@@ -121,28 +141,69 @@ def preset_descriptions() -> dict[str, str]:
 
 def preset_controls(name: str) -> dict[str, Any]:
     """What a preset sets, in the words of Controls. Raises SettingsError for an unknown name."""
-    if name not in _presets():
-        raise SettingsError(f"Unknown preset '{name}'. Choose one of: {', '.join(_presets())}.")
-    return _presets()[name].get("controls", {})
+    presets = _presets()
+    if not isinstance(name, str) or name not in presets:
+        raise SettingsError(f"Unknown preset {quoted(name)}. Choose one of: {', '.join(presets)}.")
+    return presets[name].get("controls", {})
 
 
-def resolve(preset: str = "default", config: Path | None = None, **overrides: Any) -> Settings:
-    """Settings from a preset, then a YAML file, then single controls; the later wins, None means not given.
+def resolve(
+    preset: str = "default", values: Mapping[str, Any] | None = None, *, config: Path | None = None
+) -> Settings:
+    """Settings from a preset, then a YAML file, then single controls by name; the later wins, None means not given.
 
-    Raises SettingsError for an unknown preset, an unknown or ill-typed control and an unreadable file.
+    values: what people ask for: any object of any type. Text is taken as it is; nothing in it is looked up.
+    Raises SettingsError for an unknown preset, an unknown, ill-typed or unbounded control and an unreadable file.
     """
-    layers = [
-        preset_controls(preset),
-        {} if config is None else _read_yaml(config),
-        {name: value for name, value in overrides.items() if value is not None},
-    ]
+    layers = [preset_controls(preset), {} if config is None else _from_file(config), checked(values or {})]
+    return Controls(**{name: value for layer in layers for name, value in layer.items()}).settings()
+
+
+def checked(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Controls by name, of their own types and within their limits; those that are None are left out.
+
+    Raises SettingsError."""
+    if not isinstance(values, Mapping):
+        raise SettingsError(f"Expected settings by name, as in {{'strength': 8}}; got {quoted(values)}.")
+    return {name: _checked(name, value) for name, value in values.items() if value is not None or name not in _TYPES}
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    found = {}
+    for name, (text, line) in read_config(path, known=_control_names()).items():
+        try:
+            found |= checked({name: text})
+        except SettingsError as error:
+            raise SettingsError(f"{path}, line {line}, {quoted(name)}: {error}") from error
+    return found
+
+
+_NODES = {"float": FloatNode, "int": IntegerNode, "bool": BooleanNode, "str": StringNode}
+_KINDS = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "text"}
+_TYPES = {field.name: str(field.type) for field in fields(Controls)}
+_CHOICES = {"objective": Objective, "gradient": Gradient, "direction": Direction, "view": ViewKind}
+
+
+def _checked(name: str, value: Any) -> Any:
+    if name not in _TYPES:
+        near = "".join(f" Did you mean {known}?" for known in get_close_matches(quoted(name), _TYPES, 1))
+        raise SettingsError(f"Unknown control {quoted(name)}.{near} Known controls: {_control_names()}.")
+    value = _converted(name, value)
+    _check(name, value)
+    return value
+
+
+def _converted(name: str, value: Any) -> Any:
+    """Never through a container of OmegaConf's, which would look up what stands in ${...}."""
+    kind = _TYPES[name]
+    if kind == "int" and isinstance(value, float) and value.is_integer():
+        value = int(value)  # sliders make floats of whole numbers
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Controls), *layers)
-        controls = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise SettingsError(f"{_first_line(error)} Known controls: {_control_names()}.") from error
-    assert isinstance(controls, Controls)
-    return controls.settings()
+        if kind == "str" and not isinstance(value, str):
+            raise ValueError
+        return _NODES[kind]().validate_and_convert(value)
+    except (OmegaConfBaseException, ValueError, OverflowError) as error:
+        raise SettingsError(f"Expected {_words(name)} to be {_KINDS[kind]}; got {quoted(value)}.") from error
 
 
 def _presets() -> dict[str, Any]:
@@ -151,29 +212,40 @@ def _presets() -> dict[str, Any]:
     return {str(name): body for name, body in presets.items()}
 
 
-def _read_yaml(path: Path) -> Any:
-    try:
-        loaded = OmegaConf.load(path)
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
-        raise SettingsError(f"Cannot read the settings file {path}: {_first_line(error)}") from error
-    if not OmegaConf.is_dict(loaded):
-        raise SettingsError(f"{path}: expected lines like 'strength: 8'. Known controls: {_control_names()}.")
-    return loaded
-
-
 def _control_names() -> str:
     return ", ".join(field.name for field in fields(Controls))
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _words(name: str) -> str:
+    return WORDS.get(name, name.replace("_", " "))
 
 
-def _check_choice(name: str, value: str, choices: Any) -> None:
-    if value not in get_args(choices):
-        raise SettingsError(f"Expected {name} to be one of {', '.join(get_args(choices))}; got '{value}'.")
+def _check(name: str, value: Any) -> None:
+    """Of the control's own type already. Raises SettingsError."""
+    if name in LIMITS:
+        _check_range(name, value)
+    elif name in _CHOICES:
+        _check_choice(name, value)
+    elif _TYPES[name] == "str":
+        _check_text(name, value)
 
 
-def _check_range(name: str, value: float, low: float, high: float) -> None:
+def _check_range(name: str, value: float) -> None:
+    low, high = LIMITS[name]
     if not low <= value <= high:  # also refuses NaN
-        raise SettingsError(f"Expected {name} between {low:g} and {high:g}; got {value:g}.")
+        raise SettingsError(f"Expected {_words(name)} between {low:g} and {high:g}; got {quoted(value)}.")
+
+
+def _check_choice(name: str, value: str) -> None:
+    choices = get_args(_CHOICES[name])
+    if value not in choices:
+        raise SettingsError(f"Expected {_words(name)} to be one of {', '.join(choices)}; got {quoted(value)}.")
+
+
+def _check_text(name: str, value: str) -> None:
+    if len(value) > MAX_TEXT:
+        raise SettingsError(f"Expected {_words(name)} of at most {MAX_TEXT} characters; got {len(value)}.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise SettingsError(f"Expected {_words(name)} of Unicode characters; got halves of some.") from error

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fastapi import Depends, FastAPI, HTTPException
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
-from modules import call_queue, images, progress, shared
-from PIL import Image, PngImagePlugin
+from modules import call_queue, progress, shared
 from pydantic import BaseModel, Field
 
 from mist_attack import __version__
-from mist_attack.errors import CheckpointError, GradientError, MistError, PictureError
+from mist_attack.errors import CheckpointError, GradientError, MistError, SettingsError, quoted
 from mist_attack.hosts.detect import loaded_model
+from mist_attack.images import Picture
 from mist_attack.settings import preset_descriptions
 from mist_attack.surrogate import out_of_memory
 from mist_attack.targets import target_names
 
-from . import infotext, options
-from .jobs import protect_picture
+from . import infotext, options, pictures
+from .jobs import Outcome, checked_size, protect_picture
 
-BAD_REQUEST, CONFLICT, TOO_LARGE = 400, 409, 413
+BAD_REQUEST, CONFLICT, TOO_LARGE, NOT_A_REQUEST = 400, 409, 413, 422
+TASK_LENGTH = 200
 
 
-class ProtectRequest(BaseModel):
+class ProtectRequest(BaseModel, extra="allow"):  # what is unknown is refused in our own words
     image: str = Field(title="Image", description="A picture as base64 or as a data: URI; never a URL.")
     mask: str = Field(default="", title="Mask", description="As `image`; white may change. Empty: everywhere.")
     target: str = Field(default="", title="Target picture", description="As `image`; in place of a named pattern.")
@@ -41,6 +42,9 @@ class ProtectRequest(BaseModel):
     output_size: int = Field(default=0, title="Output size", description="Pixels of the longer side; 0 keeps it.")
     include_difference: bool = Field(default=False, title="Include the amplified difference")
     force_task_id: str = Field(default="", title="Task id", description="To be asked for at /internal/progress.")
+
+
+REQUEST_FIELDS = tuple(ProtectRequest.__annotations__)
 
 
 class ProtectResponse(BaseModel):
@@ -67,10 +71,26 @@ def on_app_started(_: Any, app: FastAPI) -> None:
     _add_route(app, "/mist/v1/info", info, "GET", InfoResponse)
 
 
+class _Route(APIRoute):
+    """What is not the shape of a request is not repeated in the answer: no JSON may hold it (NaN, half characters)."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except RequestValidationError as error:
+                told = [{name: found[name] for name in ("loc", "msg", "type")} for found in error.errors()]
+                raise HTTPException(status_code=NOT_A_REQUEST, detail=told) from error
+
+        return answer
+
+
 def _add_route(app: FastAPI, path: str, endpoint: Callable[..., Any], method: str, model: Any) -> None:
-    users = _users()
-    guards = [Depends(_guard(users))] if users else []
-    app.add_api_route(path, endpoint, methods=[method], response_model=model, dependencies=guards, tags=["Mist"])
+    guards = [Depends(_guard(_users()))] if shared.cmd_opts.api_auth else []
+    options = {"methods": [method], "response_model": model, "dependencies": guards, "tags": ["Mist"]}
+    app.router.add_api_route(path, endpoint, route_class_override=_Route, **options)
 
 
 def _users() -> dict[str, str]:
@@ -94,19 +114,39 @@ def _guard(users: dict[str, str]) -> Callable[..., bool]:
 def protect(request: ProtectRequest) -> ProtectResponse:
     """Protect a picture on the model now loaded. Progress: GET /sdapi/v1/progress; stop: POST /sdapi/v1/interrupt."""
     with _http_errors():
-        picture = _decoded("image", request.image)
-        mask = _decoded("mask", request.mask) if request.mask else None
-        target = _decoded("target", request.target) if request.target else None
-        values = {name: options.default(name) for name in options.WIDGETS} if request.preset == "default" else {}
-        settings = options.settings_from(values | request.settings, request.preset)
-        with _queued(request.force_task_id or progress.create_task_id("mist")):
-            outcome = protect_picture(picture, settings, mask=mask, target=target, output_size=request.output_size)
-    keys = infotext.keys_of(outcome.report)
-    text = infotext.appended(images.read_info_from_image(picture)[0], keys)
+        _refuse_unknown(request)
+        size, settings = checked_size(request.output_size), options.settings_from(request.settings, request.preset)
+        picture = pictures.decoded("image", request.image)
+        others = {name: getattr(request, name) for name in ("mask", "target")}
+        others = {name: pictures.as_pil(pictures.decoded(name, text)) for name, text in others.items() if text}
+        with _queued(_task(request.force_task_id)):
+            outcome = protect_picture(pictures.as_pil(picture), settings, output_size=size, **others)
+    return _answer(outcome, picture, with_difference=request.include_difference)
+
+
+def _refuse_unknown(request: ProtectRequest) -> None:
+    """A setting beside `settings` would go unheard."""
+    given = getattr(request, "model_extra", None) or vars(request)  # pydantic 2, or 1
+    unknown = [quoted(name) for name in given if name not in REQUEST_FIELDS]
+    if unknown:
+        known = ", ".join(REQUEST_FIELDS)
+        raise SettingsError(f"Unknown field {unknown[0]}. Known: {known}; controls go into settings.")
+
+
+def _task(wanted: str) -> str:
+    """The web UI shows it to whoever asks for progress. Raises SettingsError."""
+    if len(wanted) > TASK_LENGTH or not wanted.isprintable():
+        raise SettingsError(f"Expected force_task_id of at most {TASK_LENGTH} characters; got {quoted(wanted)}.")
+    return wanted or progress.create_task_id("mist")
+
+
+def _answer(outcome: Outcome, picture: Picture, *, with_difference: bool) -> ProtectResponse:
+    text = infotext.appended(pictures.parameters_of(picture), infotext.keys_of(outcome.report))
+    report = outcome.report.as_dict()
     return ProtectResponse(
-        image=_encoded(outcome.image, text),
-        difference=_encoded(outcome.difference, "") if request.include_difference else "",
-        report=outcome.report.as_dict(),
+        image=pictures.encoded(outcome.image, text),
+        difference=pictures.encoded(outcome.difference) if with_difference else "",
+        report=report | {"notices": [*report["notices"], *picture.notices]},
         infotext=text,
     )
 
@@ -154,29 +194,10 @@ def _http_errors() -> Iterator[None]:
         yield
     except (CheckpointError, GradientError) as error:
         raise HTTPException(status_code=CONFLICT, detail=str(error)) from error
-    except (MistError, TypeError) as error:
+    except MistError as error:
         raise HTTPException(status_code=BAD_REQUEST, detail=str(error)) from error
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
         advice = "Memory ran out, also in tiles: choose a smaller working_size, or a smaller picture."
         raise HTTPException(status_code=TOO_LARGE, detail=advice) from error
-
-
-def _decoded(name: str, encoded: str) -> Image.Image:
-    """Unlike the web UI's own decoder, this one never asks a network for a URL."""
-    data = encoded.split(",", 1)[1] if encoded.startswith("data:") and "," in encoded else encoded
-    try:
-        return images.read(io.BytesIO(base64.b64decode(data, validate=True)))
-    except Exception as error:  # decoders raise almost anything
-        raise PictureError(f"{name}: expected a picture in base64, found something else ({error}).") from error
-
-
-def _encoded(image: Image.Image, text: str) -> str:
-    """PNG, whatever format the web UI saves in."""
-    chunks = PngImagePlugin.PngInfo()
-    if text:
-        chunks.add_text("parameters", text)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", pnginfo=chunks)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 from modules.ui_components import FormRow
 
-from mist_attack.settings import Controls, preset_controls, preset_names
+from mist_attack.settings import Controls, Settings, preset_controls, preset_names
 
 from . import options
 
@@ -22,7 +22,7 @@ FOLDED = (
     ("step_decay", "keep_tone"),
 )
 NAMES = tuple(name for row in (*SEEN, *FOLDED) for name in row)
-"""The order of the widgets' values; API users of the always-on script name them instead (`values_from`)."""
+"""The order of the widgets' values; API users of the always-on script name them instead (`settings_from`)."""
 
 
 def create(where: str) -> dict[str, Any]:
@@ -58,8 +58,11 @@ def _values_of_preset(preset: str) -> list[Any]:
     return [controls[name] for name in NAMES]
 
 
-def values_from(arguments: tuple[Any, ...]) -> dict[str, Any]:
-    """Controls by name from the widgets' values, or from one dict of them, as API users write it."""
-    if arguments and isinstance(arguments[0], dict):
-        return arguments[0]
-    return dict(zip(NAMES, arguments, strict=False))
+def settings_from(arguments: tuple[Any, ...]) -> Settings:
+    """Of the widgets' values, or of one dict of them (and a preset), as API users write it; what is not given is as
+    the settings page has it. Raises SettingsError."""
+    if not arguments or not isinstance(arguments[0], dict):
+        return options.settings_from(dict(zip(NAMES, arguments, strict=False)))
+    values = dict(arguments[0])
+    preset = values.pop("preset", "default")
+    return options.settings_from(values, preset)

@@ -1,23 +1,27 @@
-"""The tab's "Batch from directory": every picture of a folder and the folders in it, and a row for each."""
+"""The tab's "Batch from directory": every picture of a folder, and a row for each."""
 
 from __future__ import annotations
 
 import html
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from modules import errors, shared
 from PIL import Image
 
-from mist_attack.errors import CheckpointError, MistError, SettingsError
-from mist_attack.gallery.selection import select
+from mist_attack.errors import CheckpointError, MistError, SettingsError, quoted
+from mist_attack.gallery.selection import Source, pictures_in, select
 from mist_attack.gallery.works import Work, with_companions, works_for
-from mist_attack.images import Picture, read_picture, to_u8
+from mist_attack.images import read_picture
 from mist_attack.settings import Settings
 
 from . import progress, saving
 from .jobs import protect_picture
+from .pictures import as_pil
+
+PATH = 300
+"""Characters of one that are repeated in a message."""
 
 
 @dataclass
@@ -27,21 +31,50 @@ class Row:
     protected: bool = False
 
 
-def protect_folder(
-    source: Path, destination: Path, settings: Settings, *, target: Image.Image | None = None, output_size: int = 0
-) -> tuple[list[Row], Path | None]:
-    """Protect what is in a folder; rows, and the last file written. A picture that fails is told and the rest goes on.
+def works_in(source: str | None, destination: str | None, *, deep: bool = False) -> list[Work]:
+    """What is to be done in a folder of the server, and with `deep` in the folders in it. `~` is the user's own folder.
 
-    Results keep the tree and the names; `cat.mask.png` beside `cat.jpg` is its mask. An interrupted picture is not
-    written, and ends the run. Raises SettingsError for folders that will not do.
-    """
-    if not source.is_dir():
-        raise SettingsError(f"Expected a folder of pictures on the server, found none at '{source}'.")
-    works = [with_companions(work) for work in works_for(select([source], destination), destination, ".png")]
+    Results keep the tree and the names; `cat.mask.png` beside `cat.jpg` is its mask. An empty destination is `mist`
+    inside the source. Raises SettingsError for folders that will not do."""
+    folder = _folder(source)
+    out = _folder(destination) if destination and destination.strip() else folder / "mist"
+    try:
+        if not folder.is_dir():
+            raise SettingsError(f"Expected a folder of pictures on the server, found none at {quoted(source, PATH)}.")
+        found = select([folder], out) if deep else [Source(path) for path in pictures_in(folder)]
+    except OSError as error:
+        raise SettingsError(
+            f"{quoted(source, PATH)} cannot be read ({error.strerror}); choose another folder."
+        ) from error
+    if not found:
+        raise SettingsError(f"No pictures in {quoted(source, PATH)}.")
+    return [with_companions(work) for work in works_for(found, out, ".png")]
+
+
+def _folder(name: str | None) -> Path:
+    if not name or not name.strip():
+        raise SettingsError("Name a directory of pictures on the server first.")
+    try:
+        folder = Path(name.strip()).expanduser()
+        whole = folder.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # no such user; a NUL
+        raise SettingsError(f"There can be no folder {quoted(name, PATH)}.") from error
+    if whole == whole.parent:
+        raise SettingsError(f"{quoted(name, PATH)} is the root of a disk; choose a folder on it.")
+    return folder
+
+
+def protect_works(
+    works: list[Work], settings: Settings, *, target: Image.Image | None = None, output_size: float = 0
+) -> tuple[list[Row], Path | None]:
+    """Rows, and the last file written. A picture that fails is told and the rest goes on.
+
+    An interrupted picture is not written, and ends the run."""
     shared.state.job_count = len(works)
+    top = Path(os.path.commonpath([work.source.parent for work in works]))
     rows, last = [], None
     for work in works:
-        name = str(work.source.relative_to(source))
+        name = str(work.source.relative_to(top))
         if progress.stopped():
             rows.append(Row(name, "not done: interrupted"))
             continue
@@ -51,7 +84,7 @@ def protect_folder(
     return rows, last
 
 
-def _row(name: str, work: Work, settings: Settings, target: Image.Image | None, output_size: int) -> Row:
+def _row(name: str, work: Work, settings: Settings, target: Image.Image | None, output_size: float) -> Row:
     try:
         if work.refused:
             raise MistError(work.refused)
@@ -66,20 +99,15 @@ def _row(name: str, work: Work, settings: Settings, target: Image.Image | None, 
         return Row(name, f"failed: {type(error).__name__}: {error}")
 
 
-def _protect_file(work: Work, settings: Settings, target: Image.Image | None, output_size: int) -> str | None:
+def _protect_file(work: Work, settings: Settings, target: Image.Image | None, output_size: float) -> str | None:
     """What was done, or None where it was interrupted."""
     picture = read_picture(work.source)
-    mask = None if work.mask is None else _as_pil(read_picture(work.mask))
-    outcome = protect_picture(_as_pil(picture), settings, mask=mask, target=target, output_size=output_size)
+    mask = None if work.mask is None else as_pil(read_picture(work.mask))
+    outcome = protect_picture(as_pil(picture), settings, mask=mask, target=target, output_size=output_size)
     if outcome.report.stopped:
         return None
     saving.save(work.output, outcome, picture.metadata, work.source)
     return "; ".join([outcome.report.summary(), *outcome.report.notices, *picture.notices])
-
-
-def _as_pil(picture: Picture) -> Image.Image:
-    levels = to_u8(picture.images)
-    return Image.fromarray(levels if picture.alpha is None else np.dstack([levels, picture.alpha]))
 
 
 def table(rows: list[Row]) -> str:

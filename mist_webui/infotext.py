@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import math
+import re
 from typing import Any
 
 from modules import infotext_utils, shared
 
 from mist_attack import __version__
 from mist_attack.report import Report
+from mist_attack.settings import exponent_of
 
+ERROR = "Mist error"
+"""The key of an image that was to be protected and is not: what a program looks for."""
+_OURS = r"(?:^|, ?)Mist{}[\w \-/]{{0,30}}: (?:\"(?:\\.|[^\\\"])*\"|[^,\n]*)"
+OURS = re.compile(_OURS.format(""))
+CLAIMS = re.compile(_OURS.format("(?! error:)"))
+"""All of ours but the error."""
 LOSSY = {"jpg": "JPEG", "jpeg": "JPEG", "avif": "AVIF", "gif": "GIF"}
 
 
@@ -28,7 +35,7 @@ def keys_of(report: Report) -> dict[str, str]:
         "Mist model": report.model,
     }
     if settings["objective"] == "fused":
-        keys["Mist fusion weight"] = f"{math.log10(settings['semantic_weight']) - 3:g}"
+        keys["Mist fusion weight"] = f"{exponent_of(settings['semantic_weight']):g}"
     if report.target is not None:
         keys["Mist target"] = report.target
     return keys
@@ -41,20 +48,15 @@ def line_of(keys: dict[str, Any]) -> str:
 
 def appended(parameters: str | None, keys: dict[str, Any]) -> str:
     """Generation parameters of a picture with ours at their end; earlier ones of ours are replaced."""
-    kept = (parameters or "").rstrip()
-    if not kept:
-        return line_of(keys)
-    *lines, last = kept.split("\n")
-    return "\n".join([*lines, f"{without_ours(last)}, {line_of(keys)}"])
+    kept = without(OURS, parameters or "")
+    between = "" if not kept or kept.endswith("\n") else ", "
+    return kept + between + line_of(keys)
 
 
-def without_ours(line: str) -> str:
-    """A line of parameters without keys that begin with "Mist"."""
-    found = [(key, value) for key, value in infotext_utils.re_param.findall(line) if key.startswith("Mist")]
-    for key, value in found:
-        line = line.replace(f"{key}: {value}", "", 1)
-    parts = [part for part in line.split(", ") if part.strip(" ,")]
-    return ", ".join(parts).rstrip(", ")
+def without(pattern: re.Pattern[str], parameters: str) -> str:
+    """Generation parameters without keys of ours; they stand in the last line, and a prompt is left alone."""
+    *lines, last = parameters.rstrip().split("\n")
+    return "\n".join([*lines, pattern.sub("", last).lstrip(", ")])
 
 
 def lossy_notices(width: int, height: int) -> list[str]:

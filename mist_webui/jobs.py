@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from mist_attack.errors import PictureError
+from mist_attack.errors import PictureError, SettingsError, quoted
 from mist_attack.evaluation import amplified
 from mist_attack.hosts.detect import loaded_model
-from mist_attack.images import from_u8, to_u8
+from mist_attack.images import MAX_PIXELS, from_u8, to_u8
 from mist_attack.protect import protect
 from mist_attack.report import Report
 from mist_attack.settings import Settings
 
-from . import progress
+from . import made, progress
 
+OUTPUT_SIZES = (8, 8192)
+"""Pixels of the longer side, both ends allowed: at most MAX_PIXELS in a square."""
 PLAIN_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr"}
 
 
@@ -37,7 +40,7 @@ def protect_picture(
     *,
     mask: Image.Image | None = None,
     target: Image.Image | None = None,
-    output_size: int = 0,
+    output_size: float = 0,
     keep_extra_networks: bool = False,
 ) -> Outcome:
     """Protect one picture on the model now loaded. Call it inside the web UI's queue lock.
@@ -62,29 +65,45 @@ def protect_picture(
     protected = Image.fromarray(to_u8(result.images))
     if colour.mode == "RGBA":
         protected.putalpha(colour.getchannel("A"))
+    if not result.reports[0].stopped and result.reports[0].budget_used_levels:
+        made.remember(protected)
     difference = Image.fromarray(to_u8(amplified(images, result.images)))
     return Outcome(protected, difference, result.reports[0])
 
 
 def in_colour(image: Image.Image) -> Image.Image:
-    """RGB, or RGBA where there is transparency. Raises PictureError for more than 8 bits."""
+    """RGB, or RGBA where there is transparency. Raises PictureError for more than 8 bits, or too many pixels."""
+    if image.width * image.height > MAX_PIXELS:
+        found = f"{image.width} x {image.height}"
+        raise PictureError(f"Expected at most {MAX_PIXELS} pixels, found {found}; reduce the picture first.")
     if image.mode not in PLAIN_MODES:
         raise PictureError(f"Expected a picture of 8 bits per channel, found mode {image.mode}; save it as RGB PNG.")
     transparent = image.mode in {"LA", "PA", "RGBA"} or "transparency" in image.info
     return image.convert("RGBA" if transparent else "RGB")
 
 
-def resized(image: Image.Image, output_size: int) -> Image.Image:
-    """The longer side made `output_size` pixels; 0 keeps the size."""
-    if not output_size:
+def resized(image: Image.Image, output_size: float) -> Image.Image:
+    """The longer side made `output_size` pixels; 0 keeps the size. Raises SettingsError."""
+    size = checked_size(output_size)
+    if not size:
         return image
-    scale = output_size / max(image.size)
+    scale = size / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
+def checked_size(size: Any) -> int:
+    """An output size as somebody asks for it. Raises SettingsError."""
+    low, high = OUTPUT_SIZES
+    if isinstance(size, bool) or not isinstance(size, (int, float)) or not (size == 0 or low <= size <= high):
+        expected = f"Expected output size 0, which keeps the picture's, or from {low} to {high} pixels"
+        raise SettingsError(f"{expected}; got {quoted(size)}.")
+    return int(size)
+
+
 def mask_of(mask: Image.Image, size: tuple[int, int]) -> Tensor:
     """(1, 1, H, W) in [0, 1]: luminance times alpha."""
+    mask = in_colour(mask)
     alpha = mask.convert("RGBA").getchannel("A")
     luminance, alpha = (part.resize(size, Image.Resampling.BILINEAR) for part in (mask.convert("L"), alpha))
     levels = np.asarray(luminance, dtype=np.float32) * np.asarray(alpha, dtype=np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,20 +79,17 @@ def output_folder() -> Path:
     return Path(getattr(shared.opts, "mist_outdir", "") or OUTPUT_FOLDER)
 
 
-def settings_from(values: dict[str, Any], preset: str = "default") -> Settings:
-    """From widgets or a request; what is missing or None is as the preset has it, seed -1 is a random one.
+def settings_from(values: Mapping[str, Any], preset: str = "default") -> Settings:
+    """From widgets or a request; what is missing or None is as the settings page has it, or the named preset.
 
-    Raises SettingsError.
+    Seed -1 is a random one. Raises SettingsError.
     """
-    values = {name: _whole(value) for name, value in values.items()}
-    if values.get("seed") == -1:
-        values["seed"] = secrets.randbelow(2**31)
-    return resolve(preset, **values)
-
-
-def _whole(value: Any) -> Any:
-    """Sliders and the web UI's options make floats of whole numbers."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    page = {name: default(name) for name in WIDGETS} if preset == "default" else {}
+    given = {name: value for name, value in values.items() if value is not None or name not in WIDGETS}
+    asked = {**page, **given}
+    if asked.get("seed") == -1:
+        asked["seed"] = secrets.randbelow(2**31)
+    return resolve(preset, asked)
 
 
 def machine_text() -> str:
@@ -108,5 +106,6 @@ def on_ui_settings() -> None:
     machine = shared.OptionHTML(machine_text())
     machine.section = SECTION
     shared.opts.add_option("mist_machine", machine)
-    folder = shared.OptionInfo(OUTPUT_FOLDER, "Output directory of the Mist tab", section=SECTION)
-    shared.opts.add_option("mist_outdir", folder)
+    label, hidden = "Output directory of the Mist tab", {"component_args": shared.hide_dirs, "section": SECTION}
+    shared.opts.add_option("mist_outdir", shared.OptionInfo(OUTPUT_FOLDER, label, **hidden))
+    shared.restricted_opts.add("mist_outdir")  # with --hide-ui-dir-config neither page nor API may set it

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import html
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from modules import call_queue, infotext_utils, shared
 from PIL import Image, ImageChops, ImageOps
 
-from mist_attack.errors import MistError, PictureError, SettingsError
+from mist_attack.errors import MistError, PictureError
+from mist_attack.gallery.works import Work
 from mist_attack.settings import Settings
 
 from . import controls, folder, gradio_versions, infotext, options, saving
-from .jobs import Outcome, protect_picture
+from .jobs import Outcome, checked_size, protect_picture
 
 PICTURE = 0
 """The first of the sources; the other is a directory."""
@@ -50,8 +50,13 @@ def _sources() -> list[Any]:
         with gr.TabItem("Batch from directory", elem_id="mist_source_folder"):
             source = gr.Textbox(label="Input directory", elem_id="mist_folder_in", **shared.hide_dirs)
             destination = gr.Textbox(label="Output directory", elem_id="mist_folder_out", **shared.hide_dirs)
+            deep = gr.Checkbox(value=False, label="Also the folders in it", elem_id="mist_folder_deep")
+            count = gr.HTML(elem_id="mist_folder_count")
             gr.HTML("Left empty, the output directory is 'mist' inside the input directory. Originals are not touched.")
-    return [*canvas, mode, mask, source, destination]
+    named = [source, destination, deep]
+    for event in (source.blur, source.submit, destination.blur, destination.submit, deep.change):
+        event(fn=_counted, inputs=named, outputs=[count], show_progress=False)
+    return [*canvas, mode, mask, *named]
 
 
 def _common_inputs() -> list[Any]:
@@ -115,6 +120,7 @@ def _protect(
     mask: Any,
     source: str,
     destination: str,
+    deep: bool,
     target: Any,
     size: float,
     save: bool,
@@ -122,11 +128,11 @@ def _protect(
 ) -> list[Any]:
     """Gallery, report and log."""
     try:
-        settings = options.settings_from(controls.values_from(values))
-        output = {"target": target, "output_size": int(size)}
+        settings = controls.settings_from(values)
+        output = {"target": target, "output_size": checked_size(size)}
         if chosen == PICTURE:
             return _protect_picture(gradio_versions.painted(canvas, drawn), mode, mask, settings, save, output)
-        return _protect_folder(source.strip(), destination.strip(), settings, output)
+        return _protect_folder(_works_in(source, destination, deep), settings, output)
     except MistError as error:
         return [None, "", f"<div class='error'>{html.escape(str(error))}</div>"]
 
@@ -143,13 +149,25 @@ def _protect_picture(
     return _shown(protect_picture(picture, settings, mask=both, **output), picture, save)
 
 
-def _protect_folder(source: str, destination: str, settings: Settings, output: dict[str, Any]) -> list[Any]:
+def _works_in(source: str | None, destination: str | None, deep: bool) -> list[Work]:
     if shared.cmd_opts.hide_ui_dir_config:
         raise MistError("Directories cannot be named here: the web UI runs with --hide-ui-dir-config.")
-    if not source:
-        raise SettingsError("Name a directory of pictures on the server first.")
-    folders = Path(source), Path(destination) if destination else Path(source) / "mist"
-    rows, last = folder.protect_folder(*folders, settings, **output)
+    return folder.works_in(source, destination, deep=bool(deep))
+
+
+def _counted(source: str | None, destination: str | None, deep: bool) -> str:
+    """How many pictures a directory has, before they are protected."""
+    if not source or not source.strip():
+        return ""
+    try:
+        works = _works_in(source, destination, deep)
+    except MistError as error:
+        return f"<div class='error'>{html.escape(str(error))}</div>"
+    return f"{len(works)} pictures, into {html.escape(str(works[0].output.parent))}"
+
+
+def _protect_folder(works: list[Work], settings: Settings, output: dict[str, Any]) -> list[Any]:
+    rows, last = folder.protect_works(works, settings, **output)
     return [None if last is None else [str(last)], folder.table(rows), ""]
 
 

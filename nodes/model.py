@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..mist_attack.errors import CheckpointError
+from ..mist_attack.errors import CheckpointError, quoted
 from .schema import MODES
 
 ABSENT: Any = object()
@@ -27,7 +27,7 @@ def check_links(mode: str | None, model: Any, clip: Any, conditioning: Any) -> s
     if mode is None:  # comes from another node: checked when it is known
         return True
     if mode not in MODES:
-        return f"Expected a mode of {', '.join(MODES)}; got {mode!r}."
+        return f"Expected a mode of {', '.join(MODES)}; got {quoted(mode)}."
     prompt = clip is not ABSENT or conditioning is not ABSENT
     return lacking(mode, model=model is not ABSENT, prompt=prompt) or True
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .schema import CATEGORY, Options, advanced, new_schema, output
+from .schema import CATEGORY, KEEP_SIZE, SIZES, Options, advanced, new_schema, output
 
 
 class MistOptions(io.ComfyNode):
@@ -86,8 +86,8 @@ def _view() -> list[io.Input]:
         ),
         io.Combo.Input(
             "output_size",
-            options=["keep", "working size"],
-            default="keep",
+            options=SIZES,
+            default=KEEP_SIZE,
             tooltip="keep: the picture keeps its size. working size: a larger picture is first reduced to it (its "
             "aspect kept).",
         ),

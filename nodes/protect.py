@@ -12,7 +12,7 @@ from torch import Tensor
 from .layout import alpha_for, mask_for, to_engine, to_host
 from .model import ABSENT, check_links, surrogate_for
 from .progress import ProgressBar
-from .request import settings_of
+from .request import settings_of, wants_working_size
 from .schema import (
     ALIASES,
     CATEGORY,
@@ -91,11 +91,11 @@ class MistProtect(io.ComfyNode):
             "fusion_weight": fusion_weight,
             "seed": seed,
         }
-        settings = settings_of(preset, widgets, options)
+        settings, reduces = settings_of(preset, widgets, options), wants_working_size(options)
         surrogate = surrogate_for(settings.objective, vae, model, clip, conditioning)
         pictures, channel = to_engine(image), alpha_for(image, alpha)
         allowed = mask_for(image, mask)
-        if (options or {}).get("output_size") == "working size":
+        if reduces:
             pictures, allowed, channel = resized(pictures, allowed, channel, settings, surrogate)
         protected, reports = _protect_each(pictures, allowed, target, surrogate, settings, conditioning)
         return io.NodeOutput(to_host(protected, channel), _difference(pictures, protected), _as_text(reports))

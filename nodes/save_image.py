@@ -13,13 +13,16 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
 
+from ..mist_attack.errors import SettingsError, quoted
 from .layout import alpha_for, to_engine
-from .schema import ALIASES, CATEGORY, new_schema
+from .request import one_of
+from .schema import ALIASES, CATEGORY, DATA_MINING, FORMATS, new_schema
 
 if TYPE_CHECKING:
     from ..mist_attack.metadata import Metadata
 
 MODEL = 0x0110  # an EXIF tag
+MAX_PREFIX = 200
 
 
 class MistSaveImage(io.ComfyNode):
@@ -47,6 +50,8 @@ class MistSaveImage(io.ComfyNode):
         embed_workflow: bool,
         alpha: Tensor | None = None,
     ) -> io.NodeOutput:
+        one_of("format", format, FORMATS), one_of("data_mining", data_mining, DATA_MINING)
+        _check_prefix(filename_prefix)
         embedded = _workflow(cls.hidden) if embed_workflow and not args.disable_metadata else {}
         return io.NodeOutput(ui={"images": _save(image, alpha, filename_prefix, format, data_mining, embedded)})
 
@@ -62,13 +67,13 @@ def _inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "format",
-            options=["png", "webp"],
+            options=FORMATS,
             default="png",
             tooltip="Both lossless. JPEG would weaken the protection.",
         ),
         io.Combo.Input(
             "data_mining",
-            options=["off", "allowed", "prohibited"],
+            options=DATA_MINING,
             default="off",
             tooltip="Rights metadata in the file (IPTC/PLUS Data Mining): whether training AI models on it is allowed "
             "or prohibited. A statement that crawlers can read, not a lock.",
@@ -84,6 +89,12 @@ def _inputs() -> list[io.Input]:
             tooltip="Load Image's MASK of the original: the file gets the original's transparency.",
         ),
     ]
+
+
+def _check_prefix(prefix: str) -> None:
+    """The host sees to it that the folder is below its own. Raises SettingsError."""
+    if not isinstance(prefix, str) or len(prefix) > MAX_PREFIX or not prefix.isprintable():
+        raise SettingsError(f"Expected filename_prefix of at most {MAX_PREFIX} characters; got {quoted(prefix)}.")
 
 
 def _save(

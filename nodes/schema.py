@@ -12,6 +12,10 @@ ALIASES = ["glaze", "nightshade", "anti-ai", "cloak", "mist", "protect", "advers
 MODES = ["fused", "textural", "semantic"]
 PRESETS = ["default", "mist", "gentle", "quick"]
 PATTERNS = ["lattice", "crosses", "checker", "rings"]
+SIZES = KEEP_SIZE, WORKING_SIZE = ["keep", "working size"]
+FITS = ["crop", "stretch"]
+FORMATS = ["png", "webp"]
+DATA_MINING = ["off", "allowed", "prohibited"]
 
 Options = io.Custom("MIST_OPTIONS")
 """A dict of `mist_attack.settings.Controls`, and `output_size`."""

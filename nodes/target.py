@@ -8,7 +8,8 @@ from torch import Tensor
 
 from .layout import to_engine, to_host
 from .packages import engine
-from .schema import CATEGORY, PATTERNS, advanced, new_schema, output
+from .request import one_of, settings_of
+from .schema import CATEGORY, FITS, PATTERNS, advanced, new_schema, output
 
 
 class MistTarget(io.ComfyNode):
@@ -29,7 +30,9 @@ class MistTarget(io.ComfyNode):
     def execute(
         cls, image: Tensor, pattern: str, fit: str, working_size: int, picture: Tensor | None = None
     ) -> io.NodeOutput:
-        height, width = image.shape[1:3]
+        height, width = to_engine(image).shape[2:]
+        one_of("pattern", pattern, PATTERNS), one_of("fit", fit, FITS)
+        working_size = settings_of("default", {"working_size": working_size}, None).working_size
         if picture is None:
             return io.NodeOutput(to_host(_pattern(pattern, height, width, working_size)))
         return io.NodeOutput(to_host(_scaled(to_engine(picture[:1]), height, width, fit)))
@@ -46,7 +49,7 @@ def _inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "fit",
-            options=["crop", "stretch"],
+            options=FITS,
             default="crop",
             tooltip="How a picture of yours meets the aspect of the one to protect.",
         ),

@@ -32,7 +32,7 @@ def _alone(device):
 
 
 def _wherever(asked, here, there):
-    """`here`, on the CPU, and what is `there` on an accelerator: on the one asked for alone, or on this machine's too."""
+    """`here`, on the CPU, and what is `there` on this machine's accelerator; of one asked for, that alone."""
     try:
         device = pick_device(asked)
     except SettingsError as error:

@@ -83,11 +83,14 @@ def test_a_black_mask_and_strength_0_change_nothing_and_say_so(capsys):
     draw("a.png")
     Image.new("L", (40, 24), 0).save("mask.png")
     assert mist("protect", "a.png", "--out", "masked", "--steps", 1, "--mask-file", "mask.png") == 0
-    assert mist("protect", "a.png", "--out", "zero", "--steps", 1, "--strength", 0) == 0
-    for folder in ("masked", "zero"):
+    for strength in (0, 0.4, 0.99):
+        assert mist("protect", "a.png", "--out", f"at{strength}", "--steps", 1, "--strength", strength) == 0
+    for folder in ("masked", "at0", "at0.4", "at0.99"):
         assert np.array_equal(levels_of(f"{folder}/a.png"), levels_of("a.png"))
     said = capsys.readouterr().out
-    assert "all black" in said and "strength 0" in said
+    assert "all black" in said and "strength 1 changes nothing" not in said
+    for strength in (0, 0.4, 0.99):
+        assert f"strength {strength} changes nothing: the pixels are the original's" in said
 
 
 BAD_FILES = {

@@ -37,7 +37,8 @@ def test_pictures_go_there_and_come_back_with_all_that_stayed_here(comfy):
 
 
 def test_settings_arrive_in_the_nodes_words():
-    settings = resolve("default", None, strength=8, steps=7, objective="textural", step=2, seed=5, view="tiles")
+    changed = {"strength": 8, "steps": 7, "objective": "textural", "step": 2, "seed": 5, "view": "tiles"}
+    settings = resolve("default", changed)
     graph = graph_for(settings, "sd.safetensors", {"image": "a"})
     widgets = graph["protect"]["inputs"]
     expected = {"strength": 8, "steps": 7, "mode": "textural", "fusion_weight": 1, "seed": 5, "preset": "default"}

@@ -39,7 +39,7 @@ def follow(server, *, steps=10, seconds=60.0, cancelled=None):
     here, told = Server(server.url), []
     levels = Path("a.png")
     draw(levels)
-    graph = graph_for(resolve("default", None, steps=steps), "sd", {"image": here.upload(levels.read_bytes())})
+    graph = graph_for(resolve("default", {"steps": steps}), "sd", {"image": here.upload(levels.read_bytes())})
     outputs = run(here, graph, seconds, cancelled or threading.Event(), lambda *step: told.append(step))
     return told, outputs
 

@@ -112,7 +112,7 @@ def test_widgets_start_at_mists_numbers_and_offer_what_the_engine_knows(host):
     assert offered["MistProtect", "preset"] == preset_names()
     assert offered["MistTarget", "pattern"] == target_names()
     for choice in offered["MistOptions", "view"]:
-        resolve(view=choice)
+        resolve("default", {"view": choice})
 
 
 def test_a_seed_stays_fixed_so_that_a_second_run_is_cached(host):
@@ -130,7 +130,7 @@ def test_the_result_is_the_engines_own(host, mode):
     result = protected(host, image, mode=mode)
     with torch.inference_mode(False):
         planes = image.movedim(-1, 1).clone()
-        expected = protect(planes, ToySurrogate(), resolve(objective=mode, steps=3)).images
+        expected = protect(planes, ToySurrogate(), resolve("default", {"objective": mode, "steps": 3})).images
     assert torch.equal(result, expected.movedim(1, -1))
     assert not torch.equal(result, image)
     assert torch.equal(result, protected(host, image, mode=mode))
@@ -393,7 +393,7 @@ def test_a_pattern_from_the_target_node_is_the_engines_pattern(host, size):
     assert not torch.equal(wired, protected(host, image, mode="textural", options=options))
     if size == (40, 48):  # no padding and no reduction: the very same target
         with torch.inference_mode(False):
-            named = resolve(objective="textural", steps=3, target="rings", working_size=64)
+            named = resolve("default", {"objective": "textural", "steps": 3, "target": "rings", "working_size": 64})
             expected = protect(image.movedim(-1, 1).clone(), ToySurrogate(), named).images
         assert torch.equal(wired, expected.movedim(1, -1))
     else:  # drawn at the scale at which the model looks: 48 x 85 rounded to 64 x 64 or more

@@ -91,7 +91,7 @@ def test_the_inputs_and_the_global_generator_are_left_alone():
 @pytest.mark.parametrize("direction", ["ascent", "descent"])
 def test_no_preset_but_mist_darkens_or_tints(preset, direction):
     image = picture(96, 96)
-    report = protect(image, TOY, resolve(preset, strength=16, steps=20, direction=direction)).reports[0]
+    report = protect(image, TOY, resolve(preset, {"strength": 16, "steps": 20, "direction": direction})).reports[0]
     assert max(abs(shift) for shift in report.mean_shift_levels) <= 0.5
 
 

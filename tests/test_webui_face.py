@@ -5,6 +5,7 @@ import io
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from fakes import webui_face
@@ -56,8 +57,10 @@ def test_infotext_follows_the_pictures_own_and_replaces_ours():
 
 def test_only_ours_is_taken_out_of_a_copys_infotext():
     text = 'a cat, Mist: of the sea\nSteps: 20, Mist: 0.1, Seed: 5, Mist note: "a, b: \\"c\\"", Size: 8x8, Mist seed: 3'
-    lines = face.always_on.OURS.sub("", text).split("\n")
-    assert lines[1] == "Steps: 20, Seed: 5, Size: 8x8"
+    expected = "a cat, Mist: of the sea\nSteps: 20, Seed: 5, Size: 8x8"
+    assert face.infotext.without(face.infotext.OURS, text) == expected
+    failed = f"{expected}, Mist error: no model"
+    assert face.infotext.without(face.infotext.CLAIMS, f"{failed}, Mist seed: 3") == failed
 
 
 @pytest.mark.parametrize(
@@ -124,8 +127,9 @@ def test_an_interrupted_image_is_not_protected_and_that_is_said(shared, step, sa
     interrupt_at(step)
     p = generation()
     assert shift(finish(p, 0, {"steps": 9}), painting()).max() == 0
-    assert p.extra_generation_params == {} and "NOT protected: image 1." in p.comments[0] and said in p.comments[0]
-    assert webui_face.said == p.comments
+    assert "NOT protected: image 1." in p.comments[0] and said in p.comments[0]
+    assert list(infotext_of(p)) == ["Mist error"] and said in infotext_of(p)["Mist error"]
+    assert webui_face.said == p.comments * 2  # the console and the page
 
 
 @pytest.mark.parametrize("error", [RuntimeError("odd"), MistError("ours")])
@@ -136,16 +140,94 @@ def test_what_goes_wrong_does_not_lose_the_image(monkeypatch, error):
     monkeypatch.setattr(face.jobs, "loaded_model", fail)
     p = generation()
     assert shift(finish(p, 0), painting()).max() == 0 and str(error) in p.comments[0]
+    mark = infotext_of(p, 0)["Mist error"]
+    assert mark.startswith("not protected: ") and (str(error) in mark) == isinstance(error, MistError)
+    finish(p, 1, enabled=False)
+    assert infotext_of(p, 1) == {} and infotext_of(p, use_main_prompt=True).keys() == {"Mist error"}
+
+
+@pytest.mark.parametrize(
+    "bad", [{"strenght": 8}, {"strength": 900}, {"preset": "none"}, {"preset": ["mist"]}, [8], "x"]
+)
+def test_settings_that_will_not_do_are_marked_in_the_answer(bad):
+    p = generation()
+    assert shift(finish(p, 0, bad), painting()).max() == 0
+    assert "Mist error" in infotext_of(p, 0) and webui_face.said[0].startswith("Mist: NOT protected: image 1.")
+
+
+@pytest.mark.parametrize("arguments", [(), ({},), ({"steps": None},), ({"preset": "default"},)])
+def test_what_is_not_named_is_as_the_settings_page_has_it(shared, arguments):
+    shared.opts.mist_steps, shared.opts.mist_strength = 2, 3
+    p = generation()
+    p.batch_index, pp = 0, SimpleNamespace(image=painting())
+    face.always_on.MistScript().postprocess_image_after_composite(p, pp, True, *arguments)
+    assert 0 < shift(pp.image, painting()).max() <= 3 and infotext_of(p, 0)["Mist steps"] == "2"
+
+
+def test_a_strength_below_one_level_is_told_to_change_nothing():
+    outcome = outcome_of(strength=0.4)
+    assert shift(outcome.image, painting()).max() == 0 and outcome.report.steps_done == 0
+    assert not face.made.is_ours(painting())  # nor may its file claim anything
+    assert outcome.report.notices == ["strength 0.4 changes nothing: the pixels are the original's"]
+
+
+def test_a_program_may_name_a_preset(shared):
+    shared.opts.mist_strength = 3
+    settings = face.controls.settings_from(({"preset": "gentle", "steps": 2},))
+    assert settings.strength_levels == 8 and settings.steps == 2
+
+
+def saved(image, text, p=None, section="parameters"):
+    """What the web UI writes into the file of an image."""
+    params = SimpleNamespace(p=p, image=image, pnginfo={section: text})
+    face.always_on.strip_from_copies(params)
+    return params.pnginfo[section]
+
+
+def claim(p):
+    return f"a cat\nSeed: 5, {face.infotext.line_of(infotext_of(p))}"
 
 
 def test_copies_do_not_say_that_they_are_protected():
     p = generation(batch_size=1)
     protected = finish(p, 0)
-    text = f"a cat\nSeed: 5, {face.infotext.line_of(infotext_of(p))}"
-    for image, expected in ((protected, text), (painting(), "a cat\nSeed: 5")):
-        params = SimpleNamespace(p=p, image=image, pnginfo={"parameters": text})
-        face.always_on.strip_from_copies(params)
-        assert params.pnginfo["parameters"] == expected
+    assert saved(protected, claim(p), p) == claim(p)
+    mask, larger = Image.new("L", (64, 64), 255), painting(size=(256, 256))
+    nudged = np.array(protected)
+    nudged[0, 0, 0] ^= 4
+    for copy in (painting(), mask, larger, painting("RGBA"), protected.resize((128, 128)), Image.fromarray(nudged)):
+        for section in face.always_on.SECTIONS:
+            assert saved(copy, claim(p), p, section) == saved(copy, claim(p), None, section) == "a cat\nSeed: 5"
+
+
+def test_it_is_the_pixels_that_count_and_not_who_saves_them():
+    p = generation(batch_size=1)
+    again = Image.fromarray(np.array(finish(p, 0)))
+    again.putalpha(7)  # as Forge hides the infotext
+    assert saved(again, claim(p)) == claim(p)
+
+
+def test_what_could_not_be_protected_keeps_its_mark(monkeypatch):
+    p = generation(batch_size=1)
+    image = finish(p, 0, {"strength": 900})
+    assert saved(image, claim(p), p) == claim(p) and "Mist error" in claim(p)
+
+
+def test_a_grid_says_so_where_all_of_its_images_are():
+    p = generation()
+    parts = [finish(p, 0)]
+    grid = lambda images: Image.fromarray(np.hstack([np.asarray(x) for x in images]))  # noqa: E731
+    assert saved(grid([*parts, painting()]), claim(p), p) == "a cat\nSeed: 5"
+    parts.append(finish(p, 1))
+    assert saved(grid([*parts, painting()]), claim(p), p) == "a cat\nSeed: 5"  # a mask among them
+    assert saved(grid(parts), claim(p), p) == claim(p)
+
+
+def test_forge_may_have_moved_the_lowest_bits(shared):
+    shared.opts.stealth_pnginfo_option = "RGB"
+    p = generation(batch_size=1)
+    hidden = Image.fromarray(np.array(finish(p, 0)) ^ 1)
+    assert saved(hidden, claim(p), p) == claim(p) and saved(painting(), claim(p), p) == "a cat\nSeed: 5"
 
 
 @pytest.mark.parametrize("enabled", [True, False])

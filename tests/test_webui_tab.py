@@ -14,7 +14,7 @@ from fakes.webui_face import QUICK, face, interrupt_at, painting, shift
 from PIL import Image
 
 from mist_attack.errors import CheckpointError, SettingsError
-from mist_attack.settings import Controls, preset_controls, preset_names
+from mist_attack.settings import Controls, Settings, preset_controls, preset_names
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,21 +52,24 @@ def test_the_numbers_of_a_preset_are_on_its_sliders(preset):
 
 
 def test_widgets_give_floats_and_api_users_names():
-    values = face.controls.values_from(tuple(range(len(face.controls.NAMES))))
-    assert list(values) == list(face.controls.NAMES)
-    assert face.controls.values_from(({"steps": 3},)) == {"steps": 3}
+    values = [getattr(Controls(), name) for name in face.controls.NAMES]
+    assert face.controls.settings_from(tuple(values)) == face.controls.settings_from(()) == Settings()
+    assert face.controls.settings_from(({"steps": 3},)) == Settings(steps=3)
     settings = face.options.settings_from({"steps": 20.0, "seed": -1})
     assert settings.steps == 20 and settings.seed >= 0
-    with pytest.raises(SettingsError, match="Known controls"):
-        face.options.settings_from({"strenght": 3})
+    for unknown in ({"strenght": 3}, {"strenght": None}):
+        with pytest.raises(SettingsError, match="Unknown control 'strenght'"):
+            face.options.settings_from(unknown)
 
 
 # The tab
 
 
-def in_the_tab(canvas=None, *, source="", destination="", chosen=0, mask=None, mode=None, save=True, **values):
+def in_the_tab(
+    canvas=None, *, source="", destination="", chosen=0, mask=None, mode=None, save=True, deep=True, **values
+):
     mode = mode or face.tab.PAINTED
-    common = (canvas, None, mode, mask, source, destination, None, 0, save)
+    common = (canvas, None, mode, mask, source, destination, deep, None, 0, save)
     return face.tab._protect("task", chosen, *common, QUICK | values)
 
 
@@ -134,7 +137,7 @@ def test_in_forge_painting_is_what_is_opaque_and_may_have_another_size():
     picture, drawn = painting(), Image.new("RGBA", (32, 32))
     drawn.paste((255, 255, 255, 204), (0, 0, 16, 32))
     assert face.gradio_versions.painted(picture, Image.new("RGBA", (32, 32))) == (picture, None)
-    common = (picture, drawn, face.tab.PAINTED, None, "", "", None, 0, False)
+    common = (picture, drawn, face.tab.PAINTED, None, "", "", False, None, 0, False)
     (protected, _), _, _ = face.tab._protect("task", 0, *common, QUICK)
     moved = shift(protected, picture)
     assert moved[:, :32].max() > 0 and moved[:, 32:].max() == 0
@@ -179,7 +182,8 @@ def test_a_directory_keeps_its_tree_and_has_a_row_for_each_file(tmp_path):
 def test_an_interrupt_ends_a_directory_and_writes_nothing_half_done(shared, tmp_path):
     folder = gallery(tmp_path / "in")
     interrupt_at(1)
-    rows, last = face.folder.protect_folder(folder, tmp_path / "out", face.options.settings_from({"steps": 9}))
+    works = face.folder.works_in(str(folder), str(tmp_path / "out"), deep=True)
+    rows, last = face.folder.protect_works(works, face.options.settings_from({"steps": 9}))
     assert [row.said for row in rows[:1]] == ["not written: interrupted"] and last is None
     assert not list(tmp_path.glob("out/**/*.png"))
 

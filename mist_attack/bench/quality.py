@@ -119,7 +119,7 @@ class Matched(NamedTuple):
 
 def steps_to_match(model: DiffusersSurrogate, images: Pictures, preset: str, objective: Objective) -> Matched:
     match = Match(model, images, objective)
-    wanted = replace(resolve(preset, objective=objective), working_size=SIDE)
+    wanted = replace(resolve(preset, {"objective": objective}), working_size=SIDE)
     strength: dict[int, Figures] = {}
     kinds: dict[str, Figures] = {}
     for steps in LADDER:

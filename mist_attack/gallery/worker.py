@@ -140,8 +140,6 @@ def protected(task: Task, model: Model, on_step: OnStep | None = None) -> Result
     report = result.reports[0]
     text = made_by(report.settings)
     data, lost = encode_picture(task.name, result.images, picture, lossy_quality=task.lossy_quality, text=text)
-    if settings.epsilon == 0:
-        lost += ("strength 0 changes nothing: the pixels are the original's",)
     told = [*notices, *report.notices, *lost]
     return Result(data, report.as_dict(), told, environment(model.surrogate))
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, quoted
 from .checkpoints import read_tensors
 
 PromptEncoder = Callable[[str], Tensor]
@@ -66,7 +66,7 @@ def from_folder(folder: Path) -> PromptEncoder:
     def encode(prompt: str) -> Tensor:
         for part in ("tokenizer", "text_encoder"):
             if not (folder / part).is_dir():
-                raise CheckpointError(f"{folder} has no {part}/, so it cannot read the prompt {prompt!r}.")
+                raise CheckpointError(f"{folder} has no {part}/, so it cannot read the prompt {quoted(prompt)}.")
         from transformers import CLIPTextModel, CLIPTokenizer
 
         encoder = CLIPTextModel.from_pretrained(str(folder / "text_encoder"), local_files_only=True)
@@ -80,7 +80,7 @@ def from_folder(folder: Path) -> PromptEncoder:
 
 def _unknown(prompt: str, known: Any, why: str) -> CheckpointError:
     listed = ", ".join(repr(name) for name in sorted(known))
-    return CheckpointError(f"The prompt {prompt!r} cannot be encoded: {why} Known prompts: {listed}.")
+    return CheckpointError(f"The prompt {quoted(prompt)} cannot be encoded: {why} Known prompts: {listed}.")
 
 
 def _last_hidden_state(encoder: Any, tokens: Tensor) -> Tensor:

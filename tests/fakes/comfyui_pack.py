@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import glob
 import importlib.util
 import inspect
+import os
 import sys
 from collections import Counter
 from dataclasses import field, fields, make_dataclass
@@ -175,14 +177,20 @@ def install(monkeypatch, folder, host="new"):
     return switch
 
 
+class Outside(Exception):  # noqa: N818
+    """What the host raises for a name that leads out of the output folder, as a bare Exception."""
+
+
 def get_save_image_path(prefix, output_dir, width=0, height=0):
     """Folder, name, next free counter, subfolder, prefix: the host's contract."""
     prefix = prefix.replace("%width%", str(width)).replace("%height%", str(height))
-    folder = Path(output_dir, prefix).parent
+    subfolder, name = os.path.split(os.path.normpath(prefix))
+    folder = Path(output_dir, subfolder)
+    if not folder.resolve().is_relative_to(Path(output_dir).resolve()):
+        raise Outside(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    name = Path(prefix).name
-    taken = [int(path.stem[len(name) + 1 :].split("_")[0]) for path in folder.glob(f"{name}_*_.*")]
-    return str(folder), name, max(taken, default=0) + 1, str(Path(prefix).parent), prefix
+    taken = [int(path.stem[len(name) + 1 :].split("_")[0]) for path in folder.glob(f"{glob.escape(name)}_*_.*")]
+    return str(folder), name, max(taken, default=0) + 1, subfolder, prefix
 
 
 def load(monkeypatch, module_path=ROOT):

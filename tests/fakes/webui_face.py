@@ -1,4 +1,4 @@
-"""What the web UI's face imports besides the adapter's `modules`: gradio, fastapi, pydantic and more of the host.
+"""What the web UI's face imports besides the adapter's `modules`: gradio and more of the host.
 
 Just enough for `mist_webui` to be imported and called; what it shows and says is kept in `shown` and `said`.
 """
@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
+from fastapi import HTTPException  # noqa: F401  # what the API's answers are raised as
 from PIL import Image
 
 from . import webui
@@ -39,7 +40,7 @@ class Component:
     def _event(self, **_):
         return None
 
-    click = change = _event
+    click = change = blur = submit = _event
 
     def texts(self):
         """Words for a reader's eyes, but not the names that are settings."""
@@ -64,8 +65,8 @@ class Gradio(ModuleType):
 
 
 class OptionInfo:
-    def __init__(self, default, label, *_, section):
-        self.default, self.label, self.section = default, label, section
+    def __init__(self, default, label, *_, section, component_args=None):
+        self.default, self.label, self.section, self.component_args = default, label, section, component_args
 
     def info(self, _):
         return self
@@ -97,21 +98,6 @@ class State(SimpleNamespace):
         self.previews += 1
 
 
-class HTTPException(Exception):  # noqa: N818
-    def __init__(self, status_code, detail, headers=None):
-        self.status_code, self.detail = status_code, detail
-
-
-class BaseModel:
-    def __init__(self, **values):
-        for name, value in values.items():
-            setattr(self, name, value)
-
-
-def _field(default=None, default_factory=None, **_):
-    return default_factory() if default_factory else default
-
-
 def _options():
     return SimpleNamespace(
         samples_format="png",
@@ -132,7 +118,8 @@ def reset():
     shared = webui.modules["shared"]
     shared.opts, shared.state = _options(), State()
     shared.cmd_opts = SimpleNamespace(api=True, nowebui=False, api_auth=None, hide_ui_dir_config=False)
-    shared.hide_dirs, shared.OptionInfo, shared.OptionHTML = {}, OptionInfo, OptionHTML
+    shared.hide_dirs, shared.restricted_opts = {"visible": True}, set()
+    shared.OptionInfo, shared.OptionHTML = OptionInfo, OptionHTML
     return shared
 
 
@@ -146,13 +133,12 @@ def _modules():
         "call_queue": {"queue_lock": nullcontext(), "wrap_gradio_gpu_call": lambda f, **_: f},
         "errors": {"report": lambda message, **_: said.append(message)},
         "images": {
-            "read": Image.open,
             "read_info_from_image": lambda image: (image.info.get("parameters"), {}),
+            "image_grid": lambda pictures, batch_size: Image.fromarray(np.hstack([np.asarray(x) for x in pictures])),
             "get_next_sequence_number": lambda folder, basename: 7,
         },
         "infotext_utils": {
             "quote": _quoted,
-            "re_param": re.compile(r'(\w[\w /-]*): ("(?:\\.|[^"\\])*"|[^,]*)'),
             "ParamBinding": nothing,
             "register_paste_params_button": nothing,
         },
@@ -165,20 +151,11 @@ def _modules():
     }
 
 
-def _packages():
-    return {
-        "fastapi": {"Depends": lambda x: x, "FastAPI": object, "HTTPException": HTTPException},
-        "fastapi.security": {"HTTPBasic": object, "HTTPBasicCredentials": SimpleNamespace},
-        "pydantic": {"BaseModel": BaseModel, "Field": _field},
-    }
-
-
 def _face(*names):
     """Modules of `mist_webui`, bound to these fakes."""
     reset()
     inside = {name: webui.new_module(f"modules.{name}", values) for name, values in _modules().items()}
-    outside = {name: webui.new_module(name, values) for name, values in _packages().items()}
-    with webui.installed(**inside), webui.in_sys_modules(outside | {"gradio": Gradio("gradio")}):
+    with webui.installed(**inside), webui.in_sys_modules({"gradio": Gradio("gradio")}):
         return SimpleNamespace(**{name: importlib.import_module(f"mist_webui.{name}") for name in names})
 
 
@@ -193,7 +170,9 @@ face = _face(
         "gradio_versions",
         "infotext",
         "jobs",
+        "made",
         "options",
+        "pictures",
         "progress",
         "saving",
         "tab",
@@ -205,6 +184,7 @@ QUICK = {"steps": 2, "strength": 8}
 def start(monkeypatch, tmp_path):
     """The host as it starts, with a small model loaded; its `shared`."""
     monkeypatch.setattr(face.jobs, "loaded_model", lambda **options: ToySurrogate())
+    face.made._digests.clear()
     monkeypatch.setattr(face.options, "OUTPUT_FOLDER", str(tmp_path / "saved"))
     return reset()
 

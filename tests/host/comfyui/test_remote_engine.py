@@ -60,7 +60,7 @@ def follow(url, on_progress=lambda step, steps: None, *, steps=8, seed=0, second
     picture = io.BytesIO()
     levels = np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(levels).save(picture, "PNG")
-    here, settings = Server(url), resolve("default", None, steps=steps, objective="textural")
+    here, settings = Server(url), resolve("default", {"steps": steps, "objective": "textural"})
     graph = graph_for(settings, checkpoint, {"image": here.upload(picture.getvalue())})
     return run(here, graph, seconds, threading.Event(), on_progress)
 

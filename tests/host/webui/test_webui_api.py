@@ -1,5 +1,9 @@
 """The HTTP API, and that the web UI goes on exactly as before, whatever a protection did."""
 
+import base64
+import io
+import json
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +15,7 @@ import pytest
 from host_process import ROOT
 from PIL import Image
 
+from . import server
 from .server import decoded, encoded, levels, painting
 
 
@@ -81,15 +86,69 @@ def test_output_size_is_the_longer_side(webui):
         ({"image": "no picture"}, 400, "expected a picture in base64"),
         ({"image": "http://127.0.0.1/a.png"}, 400, "expected a picture in base64"),
         ({"settings": {"strength": 900}}, 400, "between 0 and 255"),
-        ({"settings": {"strenght": 9}}, 400, "Known controls"),
+        ({"settings": {"strenght": 9}}, 400, "Unknown control 'strenght'"),
+        ({"strength": 9}, 400, "Unknown field 'strength'"),
         ({"settings": {"steps": "many"}}, 400, "many"),
+        ({"settings": {"config": "/etc/passwd"}}, 400, "Unknown control 'config'"),
+        ({"settings": {"preset": "mist"}}, 400, "Unknown control 'preset'"),
+        ({"settings": {"fusion_weight": 400}}, 400, "fusion weight between -9 and 9; got 400"),
+        ({"settings": {"strength": float("nan")}}, 400, "strength between"),
+        ({"settings": {"steps": True}}, 400, "steps to be a whole number"),
+        ({"settings": {"prompt": "\ud800"}}, 400, "prompt of Unicode"),
+        ({"settings": {"\ud800": 1}}, 400, "Unknown control"),
+        ({"settings": ["\ud800"]}, 422, ""),
+        ({"image": ["\ud800"]}, 422, ""),
+        ({"image": "\ud800"}, None, ""),
         ({"preset": "none"}, 400, "Unknown preset"),
         ({"mask": "none"}, 400, "mask: expected"),
+        ({"output_size": -5}, 400, "output size"),
+        ({"output_size": 100_000}, 400, "output size"),
     ],
 )
 def test_bad_requests_are_refused_in_our_words(webui, body, status, said):
     found, answer = webui.request("/mist/v1/protect", {"image": encoded(painting())} | body)
-    assert found == status and said in answer["detail"]
+    assert (400 <= found < 500 if status is None else found == status) and said in str(answer["detail"])
+    assert "root:" not in str(answer)
+
+
+def test_what_is_damaged_or_too_large_is_refused(webui):
+    whole = base64.b64decode(encoded(painting()))
+    jpeg, large = io.BytesIO(), io.BytesIO()
+    Image.fromarray(painting()).save(jpeg, "JPEG")
+    Image.new("L", (12_000, 12_000)).save(large, "PNG")
+    ps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"
+    for data in (whole[: len(whole) // 2], jpeg.getvalue()[:-200], large.getvalue(), ps, b""):
+        body = {"image": base64.b64encode(data).decode()}
+        status, answer = webui.request("/mist/v1/protect", body)
+        assert status == 400 and answer["detail"].startswith("image: "), answer
+
+
+def test_a_prompt_is_text_and_nothing_in_it_is_looked_up(webui):
+    for prompt in ("${oc.env:PATH}", "a ${cat}"):
+        answer = webui.protect(painting(), settings={"steps": 1, "prompt": prompt})
+        assert answer["report"]["settings"]["prompt"] == prompt and os.environ["PATH"] not in json.dumps(answer)
+
+
+def test_base64_may_be_wrapped_and_a_data_url(webui):
+    wrapped = base64.encodebytes(base64.b64decode(encoded(painting()))).decode()
+    expected = webui.protect(painting())["image"]
+    for text in (wrapped, wrapped.replace("\n", "\r\n"), f"data:image/png;base64,{wrapped}"):
+        assert webui.post("/mist/v1/protect", {"image": text, "settings": {"steps": 3}})["image"] == expected
+
+
+def test_a_webp_whose_exif_is_a_files_name_opens_no_file(webui, tmp_path):
+    trap = tmp_path / "pipe"
+    os.mkfifo(trap)  # whoever opens it waits for ever
+    buffer = io.BytesIO()
+    Image.fromarray(painting()).save(buffer, "WEBP", lossless=True, exif=str(trap).encode())
+    webui.post("/mist/v1/protect", {"image": base64.b64encode(buffer.getvalue()).decode(), "settings": {"steps": 1}})
+
+
+def test_the_output_folder_obeys_hide_ui_dir_config(host, data, flags):
+    with server.running(host, data, "sd1", *flags, "--hide-ui-dir-config") as hidden:
+        hidden.request("/sdapi/v1/options", {"mist_outdir": "/tmp/elsewhere", "mist_steps": 7})
+    kept = json.loads((data / "config.json").read_text())
+    assert kept["mist_steps"] == 7 and kept.get("mist_outdir") != "/tmp/elsewhere"
 
 
 def test_a_model_that_cannot_do_it_is_named(webui, textural_only):

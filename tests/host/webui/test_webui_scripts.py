@@ -124,15 +124,57 @@ def test_an_interrupted_image_is_kept_unprotected_and_that_is_said(webui, output
     webui.post("/sdapi/v1/interrupt")
     thread.join()
     (path,) = outputs()
-    assert shift_of(path, decoded(plain)).max() == 0 and "Mist" not in parameters(path)
+    assert shift_of(path, decoded(plain)).max() == 0
+    assert "Mist error" in parameters(path) and "Mist strength" not in parameters(path)
     assert "NOT protected" in webui.get("/mist_probe/last_comments")["comments"]
 
 
-def test_bad_settings_do_not_lose_the_image(webui, outputs):
-    webui.txt2img(alwayson_scripts={"Mist": {"args": [True, {"strength": 900}]}}, save_images=True)
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"strength": 900}, "between 0 and 255"),
+        ({"strenght": 9}, "Unknown control 'strenght'"),
+        ({"config": "/etc/passwd"}, "Unknown control 'config'"),
+        ({"preset": "none"}, "Unknown preset"),
+    ],
+)
+def test_bad_settings_do_not_lose_the_image_and_programs_are_told(webui, outputs, settings, said):
+    made = webui.txt2img(alwayson_scripts={"Mist": {"args": [True, settings]}}, save_images=True)
     (path,) = outputs()
-    assert "Mist" not in parameters(path)
-    assert "between 0 and 255" in webui.get("/mist_probe/last_comments")["comments"]
+    for text in (parameters(path), json.loads(made["info"])["infotexts"][0], parameters_of(made["images"][0])):
+        assert "Mist error" in text and said in text and "Mist strength" not in text
+    assert said in webui.get("/mist_probe/last_comments")["comments"]
+    assert "Mist: NOT protected: image 1." in webui.log.read_text(errors="replace")
+
+
+def parameters_of(image):
+    return decoded(image).info["parameters"]
+
+
+def test_with_and_without_a_dict_the_defaults_are_the_same(webui):
+    webui.post("/sdapi/v1/options", {"mist_steps": 2, "mist_strength": 5})
+    try:
+        webui.reload_ui()  # widgets begin with the settings page's values then
+        plain, named = (webui.txt2img(alwayson_scripts={"Mist": {"args": args}}) for args in ([True], [True, {}]))
+    finally:
+        webui.post("/sdapi/v1/options", {"mist_steps": 100, "mist_strength": 16})
+    assert plain["images"] == named["images"]
+    assert "Mist strength: 5, Mist steps: 2" in parameters_of(named["images"][0])
+
+
+def test_the_composite_of_a_part_does_not_say_that_it_is_protected(webui, outputs):
+    """Inpainting at full resolution: the composite is as large as the picture, far larger than what was generated."""
+    options = {"save_mask": True, "save_mask_composite": True}
+    webui.post("/sdapi/v1/options", options)
+    request = inpainting(save_images=True, alwayson_scripts=ON, inpaint_full_res=True, width=64, height=64)
+    picture, mask = painting(256, 256), np.zeros((256, 256), np.uint8)
+    mask[:64, :64] = 255
+    try:
+        webui.post("/sdapi/v1/img2img", request | {"init_images": [encoded(picture)], "mask": encoded(mask)})
+    finally:
+        webui.post("/sdapi/v1/options", dict.fromkeys(options, False))
+    said = {path.stem.rpartition("-")[2]: "Mist strength" in parameters(path) for path in outputs()}
+    assert not said.pop("mask") and not said.pop("composite") and list(said.values()) == [True]
 
 
 def test_infotext_tells_of_a_lossy_file(webui, outputs):
