@@ -36,12 +36,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import PictureError
+from .formats import PICTURE_SUFFIXES as PICTURE_SUFFIXES
+from .formats import UNREAD, decoders
 from .metadata import ORIENTATION, Metadata, dpi_of, exif_of, profile_of, text_of, xmp_of
-
-PICTURE_SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-)
-"""Lower case; what counts as a picture when a folder is read."""
 
 MAX_PIXELS = 4 * 4096 * 4096
 """Width times height; more is refused before decoding."""
@@ -49,8 +46,6 @@ MAX_PIXELS = 4 * 4096 * 4096
 MAX_BYTES = 2**31
 """Of a file; no picture of MAX_PIXELS needs more."""
 
-# Only these decoders ever see a file: no PostScript, no WMF. JPEG stands for MPO too.
-_DECODERS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
 _GREY16 = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 _PLAIN = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr"})
 _TOLD = {
@@ -107,6 +102,14 @@ def read_picture(path: PathLike, data: bytes | None = None) -> Picture:
     return Picture(path, from_u8(pixels[..., :3]), alpha, kept, tuple(notices))
 
 
+def require_readable(path: PathLike, data: bytes | None = None) -> None:
+    """Raise PictureError for what `read_picture` would refuse, as far as the header tells. Nothing is decoded."""
+    path = Path(path)
+    with _opened(path, data) as image:
+        _check(path, image, [])
+        _check_depth(path, image, [])
+
+
 def read_mask(path: PathLike, height: int, width: int, data: bytes | None = None) -> tuple[Tensor, tuple[str, ...]]:
     """A mask file -> (1, 1, height, width) float32 in [0, 1], white = 1 = may change; and notices.
 
@@ -151,9 +154,8 @@ def from_u8(levels: np.ndarray) -> Tensor:
 @contextmanager
 def _opened(path: Path, data: bytes | None) -> Iterator[Image.Image]:
     with _file(path) if data is None else io.BytesIO(data) as file:
-        Image.init()
         with _decoding(path):
-            image = Image.open(file, formats=[name for name in _DECODERS if name in Image.OPEN])
+            image = Image.open(file, formats=decoders())
         yield image
 
 
@@ -179,9 +181,9 @@ def _decoding(path: Path) -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError as error:
-        expected = ", ".join(_DECODERS)
-        message = f"{path}: expected a picture ({expected}), found something else; save it as PNG"
-        raise PictureError(message) from error
+        hint = UNREAD.get(path.suffix.lower(), "save it as PNG")
+        expected = ", ".join(decoders())
+        raise PictureError(f"{path}: expected a picture ({expected}), found something else; {hint}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError(f"{path}: is too large ({error}); reduce it first") from error
     except Exception as error:

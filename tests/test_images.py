@@ -22,11 +22,13 @@ from mist_attack import metadata
 from mist_attack.errors import OutputError, PictureError
 from mist_attack.images import (
     PICTURE_SUFFIXES,
+    UNREAD,
     Metadata,
     from_u8,
     read_mask,
     read_picture,
     read_target,
+    require_readable,
     to_u8,
 )
 from mist_attack.saving import atomic_write, write_picture, write_text
@@ -956,3 +958,20 @@ def test_a_file_handle_is_not_left_open(tmp_path):
         warnings.simplefilter("always")
         read_picture(path)
     assert not [warning for warning in seen if warning.category is ResourceWarning]
+
+
+def test_a_suffix_is_read_or_has_a_hint():
+    assert not PICTURE_SUFFIXES & set(UNREAD)
+    assert {".heic", ".jxl", ".avif"} <= PICTURE_SUFFIXES | set(UNREAD)
+    assert {".psd", ".dng", ".tga", ".jp2", ".cr2", ".nef"} <= set(UNREAD)
+    assert all(suffix == suffix.lower() for suffix in UNREAD)
+
+
+def test_a_header_tells_what_would_be_refused(tmp_path):
+    require_readable(saved(tmp_path / "a.png", noise(4, 4, 3)))
+    (tmp_path / "b.psd").write_bytes(b"8BPS")
+    (tmp_path / "c.png").write_bytes(png(8193, 8192, 8, 2, b""))
+    with pytest.raises(PictureError, match="export it as PNG"):
+        require_readable(tmp_path / "b.psd")
+    with pytest.raises(PictureError, match="reduce it first"):
+        require_readable(tmp_path / "c.png")
