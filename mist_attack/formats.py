@@ -21,8 +21,8 @@ _UNREAD = {
     ".mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f",
     "a painting program's own file: export it as PNG": ".afdesign .afphoto .clip .kra .mdp .ora .pdn .procreate .psb "
     ".psd .sai .sai2 .xcf",
-    "a format that is not read: save it as PNG": ".dds .emf .eps .exr .hdr .ico .j2c .j2k .jp2 .jpf .jpm .jpx .jxr .pbm "
-    ".pcx .pgm .pnm .ppm .qoi .svg .tga .wdp .wmf",
+    "a format that is not read: save it as PNG": ".dds .emf .eps .exr .hdr .ico .j2c .j2k .jp2 .jpf .jpm .jpx .jxr "
+    ".pbm .pcx .pgm .pnm .ppm .qoi .svg .tga .wdp .wmf",
 }
 
 
