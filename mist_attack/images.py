@@ -40,7 +40,7 @@ from .errors import PictureError
 from .formats import PICTURE_SUFFIXES as PICTURE_SUFFIXES
 from .formats import UNREAD, decoders
 from .metadata import ORIENTATION, Metadata, metadata_of
-from .metadata.boxes import xmp_in_boxes
+from .metadata.boxes import jxl_size, xmp_in_boxes
 from .metadata.chunks import colours, readable
 
 MAX_PIXELS = 4 * 4096 * 4096
@@ -167,6 +167,8 @@ def from_u8(levels: np.ndarray) -> Tensor:
 
 @contextmanager
 def _opened(path: Path, data: bytes, notices: list[str]) -> Iterator[Image.Image]:
+    if size := jxl_size(data):  # its decoder decodes at once
+        _require_pixels(path, *size)
     with _decoding(path):
         file = io.BytesIO(readable(data, notices))
         image = Image.open(file, formats=decoders())
@@ -207,10 +209,14 @@ def _decoding(path: Path) -> Iterator[None]:
         raise PictureError(f"{path}: is damaged or cut short ({error}); get a whole copy of it") from error
 
 
-def _check(path: Path, image: Image.Image, notices: list[str]) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        found = f"{image.width} x {image.height} pixels"
+def _require_pixels(path: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        found = f"{width} x {height} pixels"
         raise PictureError(f"{path}: expected at most {MAX_PIXELS} pixels, found {found}; reduce it first")
+
+
+def _check(path: Path, image: Image.Image, notices: list[str]) -> None:
+    _require_pixels(path, image.width, image.height)
     with _decoding(path):
         several = getattr(image, "is_animated", False)
     if several and image.format in _FIRST_OF:

@@ -60,7 +60,7 @@ def _carried(exif: Image.Exif, dropped: list[str], *, is_tiff: bool) -> bytes:
     for tag, value in _allowed(exif, _KEPT, ExifTags.TAGS, allowance, dropped):
         kept[tag] = value
     details = dict(_allowed(exif.get_ifd(_DETAILS), _KEPT, ExifTags.TAGS, allowance, dropped))
-    colours = dict(_allowed(exif.get_ifd(_INTEROPERABILITY), frozenset({1, 2}), {}, allowance, dropped))
+    colours = dict(_allowed(_directory(exif, _INTEROPERABILITY), frozenset({1, 2}), {}, allowance, dropped))
     if colours:  # Adobe RGB of a camera is told here
         details[_INTEROPERABILITY] = colours
     places = dict(_allowed(exif.get_ifd(_GPS), frozenset(range(32)), ExifTags.GPSTAGS, allowance, dropped))
@@ -79,12 +79,19 @@ def loaded(exif: bytes) -> Image.Exif:
     """What `exif_of` gave, for a format that writes its tags itself."""
     tags = Image.Exif()
     tags.load(exif)
-    directories: list[Any] = [tags, *(tags.get_ifd(tag) for tag in (_DETAILS, _GPS, _INTEROPERABILITY))]
+    directories: list[Any] = [tags, *(_directory(tags, tag) for tag in (_DETAILS, _GPS, _INTEROPERABILITY))]
     for directory in directories:
         for tag, value in list(directory.items()):
             if isinstance(value, str):
                 directory[tag] = _Utf8(_decoded(value))
     return tags
+
+
+def _directory(exif: Image.Exif, tag: int) -> dict[int, Any]:
+    try:
+        return exif.get_ifd(tag)
+    except KeyError:  # in older Pillows, where there is none
+        return {}
 
 
 def _allowed(
