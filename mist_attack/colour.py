@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import struct
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -14,6 +15,7 @@ from PIL import Image, ImageCms
 Colour = dict[str, bytes]
 """PNG's chunks cICP, sRGB, gAMA and cHRM, by name."""
 
+_NO_PRECALCULATION = 0x0100  # of lcms
 _LARGEST_PROFILE = 2**22
 _GREY = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 _D65, _D50 = (0.3127, 0.3290), (0.9642, 1.0, 0.8249)
@@ -61,25 +63,31 @@ def in_srgb(image: Image.Image, icc_profile: bytes | None, notices: list[str]) -
     """CMYK, and grey of 8 bits with a profile of its own, as RGB or RGBA of sRGB; others as they are.
 
     Raises ImageCms.PyCMSError, ImportError and OSError."""
-    if not icc_profile or not (image.mode == "CMYK" or _is_grey(image, _space(icc_profile))):
+    is_cmyk = image.mode == "CMYK"
+    if not icc_profile or not (is_cmyk or _is_grey(image, _space(icc_profile))):
         return image
-    has_alpha = image.mode == "LA" or (image.mode != "CMYK" and "transparency" in image.info)
-    inks = image if image.mode == "CMYK" else image.convert("L")
-    colour = _srgb(inks, icc_profile)
-    if has_alpha:
+    what = "CMYK" if is_cmyk else "grey"
+    colour = _srgb(image, icc_profile) if is_cmyk else _srgb_of_grey(image.convert("L"), icc_profile)
+    if not is_cmyk and (image.mode == "LA" or "transparency" in image.info):
         colour.putalpha(image.convert("LA").getchannel("A"))
-    what = "CMYK" if image.mode == "CMYK" else "grey"
     notices.append(f"{what} was converted to sRGB through its colour profile, which is dropped")
     return colour
 
 
-def _srgb(image: Image.Image, icc_profile: bytes) -> Image.Image:
+def _srgb(image: Image.Image, icc_profile: bytes, flags: int = 0) -> Image.Image:
     source = ImageCms.ImageCmsProfile(io.BytesIO(icc_profile))
     srgb = ImageCms.createProfile("sRGB")
-    intent = ImageCms.Intent.PERCEPTUAL
-    converted = ImageCms.profileToProfile(image, source, srgb, renderingIntent=intent, outputMode="RGB")
+    intent: Any = ImageCms.Intent.PERCEPTUAL
+    converted = ImageCms.profileToProfile(image, source, srgb, renderingIntent=intent, outputMode="RGB", flags=flags)  # type: ignore[arg-type]
     assert converted is not None  # only `inPlace` returns None
     return converted
+
+
+def _srgb_of_grey(image: Image.Image, icc_profile: bytes) -> Image.Image:
+    """Level by level: lcms interpolates a whole picture's dark levels coarsely."""
+    levels = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    table = np.array(_srgb(levels, icc_profile, _NO_PRECALCULATION))[0]
+    return Image.fromarray(table[np.asarray(image)])
 
 
 def _is_grey(image: Image.Image, space: str) -> bool:
@@ -106,6 +114,13 @@ def nclx_of(image: Image.Image, data: bytes) -> Colour:
     if position < 0 or len(data) < position + 12:
         return {}
     return of_nclx(*struct.unpack_from(">HH", data, position + 8))
+
+
+def bits_of(image: Image.Image, data: bytes) -> int:
+    """Per channel, of an AVIF or HEIC; 8 of others, which tell it by themselves."""
+    position = data.find(b"pixi") if image.format == "AVIF" else -1
+    found = image.info.get("bit_depth", 8) if image.format == "HEIF" else 8
+    return data[position + 9] if 0 <= position < len(data) - 9 else found
 
 
 def told_by(colour: Colour) -> str | None:

@@ -35,7 +35,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
-from .colour import in_srgb, nclx_of
+from .colour import bits_of, in_srgb, nclx_of
 from .errors import PictureError
 from .formats import PICTURE_SUFFIXES as PICTURE_SUFFIXES
 from .formats import UNREAD, decoders
@@ -97,6 +97,8 @@ def read_picture(path: PathLike, data: bytes | None = None) -> Picture:
     with _opened(path, data, notices) as image:
         _check(path, image, notices)
         _check_depth(path, image, notices)
+        if (bits := bits_of(image, data)) > 8:
+            notices.append(f"{bits} bits per channel were cut to 8")
         with _decoding(path):
             image.load()
         kept, orientation = _metadata_of(image, data, notices)

@@ -28,6 +28,7 @@ XMP_TEXT = "XML:com.adobe.xmp"
 _RAW_PROFILE = "Raw profile type "
 _XMP_SEGMENT, _MORE_XMP = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
 _GAIN_MAP_SEGMENT = b"urn:iso:std:iso:ts:21496:-1\0"
+_RESOLUTION = 282
 _MOST_TEXT = 2**22
 """Bytes of all PNG text chunks together."""
 
@@ -78,7 +79,9 @@ def dpi_of(image: Image.Image) -> tuple[float, float] | None:
         x, y = (float(value) for value in image.info["dpi"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
-    return (x, y) if 1 < x < 65536 and 1 < y < 65536 else None  # 1: Pillow's word for a TIFF that has none
+    if (x, y) == (72, 72) and image.format in {"JPEG", "MPO"} and not image.info.get("jfif_unit"):
+        return None if _RESOLUTION not in image.getexif() else (x, y)  # Pillow's word for a JPEG that has none
+    return (x, y) if 1 < x < 65536 and 1 < y < 65536 else None  # 1: its word for such a TIFF
 
 
 def xmp_of(image: Image.Image) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 from PIL import ExifTags, Image
@@ -11,7 +11,7 @@ from PIL.TiffImagePlugin import IFDRational
 from .plain import Allowance, NotKeptError
 
 ORIENTATION, XMP, IPTC, PHOTOSHOP = 274, 700, 33723, 34377
-_DETAILS, _GPS, _INTEROPERABILITY, _THUMBNAIL = 34665, 34853, 40965, 1
+_DETAILS, _GPS, _INTEROPERABILITY, _THUMBNAIL = 34665, 34853, 40965, ExifTags.IFD.IFD1
 _USER_COMMENT, _GPS_TEXT = 37510, frozenset({27, 28})
 _WINDOWS_TEXT = frozenset(range(40091, 40096))
 # How the *source* stores its pixels, its profile, XMP and IPTC: written anew, and nothing to tell of.
@@ -67,7 +67,7 @@ def _carried(exif: Image.Exif, dropped: list[str], *, is_tiff: bool) -> bytes:
     for tag, directory in ((_DETAILS, details), (_GPS, places)):
         if directory:
             kept[tag] = directory
-    if not is_tiff and exif.get_ifd(_THUMBNAIL):
+    if not is_tiff and _has_thumbnail(exif):
         dropped.append("EXIF thumbnail")
     if not len(kept):
         return b""
@@ -79,12 +79,22 @@ def loaded(exif: bytes) -> Image.Exif:
     """What `exif_of` gave, for a format that writes its tags itself."""
     tags = Image.Exif()
     tags.load(exif)
-    directories: list[Any] = [tags, *(_directory(tags, tag) for tag in (_DETAILS, _GPS, _INTEROPERABILITY))]
+    details, places, colours = (_directory(tags, tag) for tag in (_DETAILS, _GPS, _INTEROPERABILITY))
+    directories: tuple[MutableMapping[int, Any], ...] = (tags, details, places, colours)
     for directory in directories:
         for tag, value in list(directory.items()):
             if isinstance(value, str):
                 directory[tag] = _Utf8(_decoded(value))
+    if colours:
+        details[_INTEROPERABILITY] = colours
     return tags
+
+
+def _has_thumbnail(exif: Image.Exif) -> bool:
+    try:
+        return bool(_directory(exif, _THUMBNAIL))
+    except Exception:  # a damaged one is one too
+        return True
 
 
 def _directory(exif: Image.Exif, tag: int) -> dict[int, Any]:

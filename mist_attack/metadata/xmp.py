@@ -119,10 +119,10 @@ def _parsed(packet: bytes) -> tuple[Element, dict[str, str]]:
     """The root, and the prefix of each namespace."""
     if len(packet) > _MOST_READ:
         raise NotKeptError("it is too long")
-    text = packet.strip(b"\0 \t\r\n").decode(json.detect_encoding(packet))
+    text = packet.decode(json.detect_encoding(packet)).strip("\ufeff\0 \t\r\n")
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise NotKeptError("it declares a document type")
-    text = re.sub(r"^\ufeff?\s*<\?xml\s[^>]*\?>", "", text)  # whose encoding is no longer true
+    text = re.sub(r"^<\?xml\s[^>]*\?>", "", text)  # whose encoding is no longer true
     events = iterparse(io.BytesIO(text.encode()), events=("start-ns",))
     prefixes = {uri: prefix for _, (prefix, uri) in events}
     return events.root, prefixes  # type: ignore[attr-defined]  # where the parser leaves it
