@@ -374,11 +374,12 @@ def damaged(data, kind, at=10):
     return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
 
 
-def test_a_damaged_byte_in_the_pixels_of_a_png_is_told():
-    with pytest.raises(
-        PictureError, match=r"a\.png: is damaged or cut short \(the checksum of its IDAT chunk is wrong\)"
-    ):
-        read(damaged(encoded(".png"), b"IDAT"))
+def test_a_damaged_byte_anywhere_in_the_pixels_of_a_png_is_told():
+    whole = encoded(".png")
+    size = int.from_bytes(whole[whole.index(b"IDAT") - 4 :][:4], "big")
+    for at in range(4, 4 + size + 4, 7):  # the data and its checksum
+        with pytest.raises(PictureError, match=r"a\.png: is damaged or cut short \(the checksum of its IDAT chunk"):
+            read(damaged(whole, b"IDAT", at))
 
 
 def test_a_damaged_text_of_a_png_is_left_out_and_told():
