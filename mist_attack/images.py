@@ -3,7 +3,8 @@
 What a file becomes; what is not RGB or RGBA of 8 bits is told in `Picture.notices`:
 
     RGB, RGBA                 as it is; the colour profile is kept, colours are not converted
-    L, LA, 1-bit              grey copied to three channels: the result is RGB, as the perturbation is coloured
+    L, LA, 1-bit              grey copied to three channels: the result is RGB, as the perturbation is coloured;
+                              sRGB through a grey profile, where there is one
     P (GIF, PNG-8)            RGB, or RGBA where it has transparency
     alpha, transparent colour kept apart, put back bit for bit
     16-bit grey               round(v / 257)
@@ -12,10 +13,9 @@ What a file becomes; what is not RGB or RGBA of 8 bits is told in `Picture.notic
     CMYK                      sRGB through its embedded profile (perceptual); refused without one
     32-bit integers           as 16-bit grey where they are from 0 to 65535; refused else
     32-bit float, LAB         refused
-    several frames or pages   refused, but for the MPO of cameras: the first picture
+    several frames or pages   refused, but for cameras' MPO (the first picture) and HEIC (the primary one)
 
-The EXIF orientation is applied to the pixels and reset. What could show the picture unprotected is not kept:
-EXIF thumbnails, Photoshop's layers and previews.
+The EXIF orientation is applied to the pixels and reset. Of the metadata only what is on a list is kept: see `metadata`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,10 +35,13 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
+from .colour import bits_of, in_srgb, nclx_of
 from .errors import PictureError
 from .formats import PICTURE_SUFFIXES as PICTURE_SUFFIXES
 from .formats import UNREAD, decoders
-from .metadata import ORIENTATION, Metadata, dpi_of, exif_of, profile_of, text_of, xmp_of
+from .metadata import ORIENTATION, Metadata, metadata_of
+from .metadata.boxes import jxl_size, xmp_in_boxes
+from .metadata.chunks import colours, readable
 
 MAX_PIXELS = 4 * 4096 * 4096
 """Width times height; more is refused before decoding."""
@@ -54,6 +57,7 @@ _TOLD = {
     "YCbCr": "YCbCr was converted to RGB",
 }
 _BITS_PER_SAMPLE = 258
+_FIRST_OF = {"MPO": "first", "HEIF": "primary"}
 PathLike = str | os.PathLike[str]
 
 
@@ -88,24 +92,36 @@ def read_picture(path: PathLike, data: bytes | None = None) -> Picture:
 
     data: the file's bytes where they were read before; `path` is then only its name."""
     path = Path(path)
+    data = read_bytes(path) if data is None else data
     notices: list[str] = []
-    with _opened(path, data) as image:
+    with _opened(path, data, notices) as image:
         _check(path, image, notices)
         _check_depth(path, image, notices)
+        if (bits := bits_of(image, data)) > 8:
+            notices.append(f"{bits} bits per channel were cut to 8")
         with _decoding(path):
             image.load()
-        exif, orientation = exif_of(image, notices)
-        icc_profile = profile_of(image, notices)
+        kept, orientation = _metadata_of(image, data, notices)
         pixels = np.array(_upright(_in_colour(path, image, notices), orientation))
-        kept = Metadata(icc_profile, exif, dpi_of(image), xmp_of(image), text_of(image))
     alpha = pixels[..., 3].copy() if pixels.shape[2] == 4 else None
     return Picture(path, from_u8(pixels[..., :3]), alpha, kept, tuple(notices))
+
+
+def _metadata_of(image: Image.Image, data: bytes, notices: list[str]) -> tuple[Metadata, int]:
+    packet = xmp_in_boxes(data) if image.format == "JXL" else b""
+    kept, orientation = metadata_of(image, notices, packet=packet)
+    colour = colours(data) or nclx_of(image, data)
+    if image.info.get("icc_profile"):  # it counts, but for cICP
+        colour = {name: value for name, value in colour.items() if name == "cICP" and kept.icc_profile}
+    if image.format == "JXL" and not getattr(image, "jpeg", False):  # its decoder turns what is no JPEG inside
+        orientation = 1
+    return replace(kept, colour=colour), orientation
 
 
 def require_readable(path: PathLike, data: bytes | None = None) -> None:
     """Raise PictureError for what `read_picture` would refuse, as far as the header tells. Nothing is decoded."""
     path = Path(path)
-    with _opened(path, data) as image:
+    with _opened(path, read_bytes(path) if data is None else data, []) as image:
         _check(path, image, [])
         _check_depth(path, image, [])
 
@@ -152,11 +168,16 @@ def from_u8(levels: np.ndarray) -> Tensor:
 
 
 @contextmanager
-def _opened(path: Path, data: bytes | None) -> Iterator[Image.Image]:
-    with _file(path) if data is None else io.BytesIO(data) as file:
-        with _decoding(path):
-            image = Image.open(file, formats=decoders())
-        yield image
+def _opened(path: Path, data: bytes, notices: list[str]) -> Iterator[Image.Image]:
+    if size := jxl_size(data):  # its decoder decodes at once
+        _require_pixels(path, *size)
+    with _decoding(path):
+        file = io.BytesIO(readable(data, notices))
+        image = Image.open(file, formats=decoders())
+    suffix = path.suffix.lower()
+    if image.format == "TIFF" and suffix in UNREAD:  # raw photographs: the TIFF in it is a preview
+        raise PictureError(f"{path}: {UNREAD[suffix]}")
+    yield image
 
 
 def _file(path: Path) -> BinaryIO:
@@ -190,14 +211,18 @@ def _decoding(path: Path) -> Iterator[None]:
         raise PictureError(f"{path}: is damaged or cut short ({error}); get a whole copy of it") from error
 
 
-def _check(path: Path, image: Image.Image, notices: list[str]) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        found = f"{image.width} x {image.height} pixels"
+def _require_pixels(path: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        found = f"{width} x {height} pixels"
         raise PictureError(f"{path}: expected at most {MAX_PIXELS} pixels, found {found}; reduce it first")
+
+
+def _check(path: Path, image: Image.Image, notices: list[str]) -> None:
+    _require_pixels(path, image.width, image.height)
     with _decoding(path):
         several = getattr(image, "is_animated", False)
-    if several and image.format == "MPO":
-        notices.append("the file holds several pictures (MPO): the first one is used")
+    if several and image.format in _FIRST_OF:
+        notices.append(f"the file holds several pictures ({image.format}): the {_FIRST_OF[image.format]} one is used")
     elif several:
         raise PictureError(f"{path}: expected one picture, found several frames or pages; save the one you want alone")
 
@@ -221,16 +246,15 @@ def _bits_of_tiff(image: Image.Image) -> tuple[int, ...]:
 
 def _in_colour(path: Path, image: Image.Image, notices: list[str]) -> Image.Image:
     """RGB or RGBA, with no info of its own."""
+    icc_profile = image.info.get("icc_profile")
     if image.mode in _GREY16:
         image = _grey_of_16_bits(path, image)
         notices.append("16-bit grey was rounded to 8 bits")
-    elif image.mode == "CMYK":
-        image = _srgb_of_cmyk(path, image)
-        notices.append("CMYK was converted to sRGB through its colour profile, which is dropped")
-    if image.mode not in _PLAIN:
-        raise PictureError(f"{path}: expected grey or RGB of 8 or 16 bits, found {image.mode}; save it as RGB PNG")
     if image.mode in _TOLD:
         notices.append(_TOLD[image.mode])
+    image = _in_srgb(path, image, icc_profile, notices)
+    if image.mode not in _PLAIN:
+        raise PictureError(f"{path}: expected grey or RGB of 8 or 16 bits, found {image.mode}; save it as RGB PNG")
     transparent = image.mode in {"LA", "PA", "RGBA"} or "transparency" in image.info
     colour = image.convert("RGBA" if transparent else "RGB")
     colour.info = {}
@@ -249,20 +273,17 @@ def _grey_of_16_bits(path: Path, image: Image.Image) -> Image.Image:
     return grey
 
 
-def _srgb_of_cmyk(path: Path, image: Image.Image) -> Image.Image:
-    icc_profile = image.info.get("icc_profile")
-    if not icc_profile:
+def _in_srgb(path: Path, image: Image.Image, icc_profile: bytes | None, notices: list[str]) -> Image.Image:
+    if image.mode == "CMYK" and not icc_profile:
         raise PictureError(f"{path}: CMYK without a colour profile has no known colours; convert it to sRGB first")
-    intent = ImageCms.Intent.PERCEPTUAL
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(icc_profile))
-        srgb = ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, source, srgb, renderingIntent=intent, outputMode="RGB")
+        return in_srgb(image, icc_profile, notices)
     except (ImageCms.PyCMSError, ImportError, OSError) as error:
-        message = f"{path}: its CMYK profile cannot be used ({error}); convert it to sRGB first"
-        raise PictureError(message) from error
-    assert converted is not None  # only `inPlace` returns None
-    return converted
+        if image.mode == "CMYK":
+            message = f"{path}: its CMYK profile cannot be used ({error}); convert it to sRGB first"
+            raise PictureError(message) from error
+        notices.append(f"the grey colour profile cannot be used and was dropped ({error})")
+        return image
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:

@@ -6,7 +6,9 @@ import errno
 import io
 import os
 import secrets
+import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,9 +16,14 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
+from .colour import profile_for, told_by
 from .errors import OutputError
 from .images import PathLike, Picture, to_u8
-from .metadata import XMP, Metadata
+from .metadata import COMMENT, IPTC, XMP, XMP_TEXT, Metadata
+from .metadata.chunks import with_colours
+from .metadata.exif import loaded
+from .metadata.iptc import XMP_NAMES, as_resource, as_xmp, written
+from .metadata.xmp import with_missing
 
 _ENCODERS = {
     ".png": "PNG",
@@ -28,12 +35,23 @@ _ENCODERS = {
     ".jpeg": "JPEG",
 }
 _HOLDS = {
-    "PNG": ("icc_profile", "exif", "dpi", "xmp", "text"),
-    "TIFF": ("icc_profile", "exif", "dpi", "xmp"),
+    "PNG": ("icc_profile", "exif", "dpi", "xmp", "text", "colour"),
+    "TIFF": ("icc_profile", "exif", "dpi", "xmp", "iptc"),
     "WEBP": ("icc_profile", "exif", "xmp"),
-    "JPEG": ("icc_profile", "exif", "dpi", "xmp"),
+    "JPEG": ("icc_profile", "exif", "dpi", "xmp", "iptc"),
     "BMP": ("dpi",),
 }
+"""Fields of `Metadata`. Where there is XMP, it takes what it has a name for of the others."""
+_TEXT_IN_XMP = {
+    "Author": "dc:creator",
+    "Copyright": "dc:rights",
+    "Description": "dc:description",
+    "Title": "dc:title",
+    COMMENT: "exif:UserComment",
+}
+"""Keywords of PNG's own standard."""
+_XMP_SEGMENT, _PHOTOSHOP_SEGMENT = b"http://ns.adobe.com/xap/1.0/\0", b"Photoshop 3.0\0"
+_LONGEST_SEGMENT = 65533
 _REMEDIES = {errno.ENOSPC: "free some space, or choose another folder"}
 
 
@@ -73,8 +91,13 @@ def encode_picture(
     path = Path(path)
     kind = _encoder(path, fmt, lossy_quality)
     image = Image.fromarray(_with_alpha(path, to_u8(images), picture.alpha, kind))
-    data = _encoded(path, image, kind, lambda: _save_options(kind, picture.metadata, lossy_quality, text))
-    return data, _lost(kind, picture.metadata, data)
+    metadata, lost = _held(kind, picture.metadata)
+    data = _encoded(path, image, kind, lambda: _save_options(kind, metadata, lossy_quality, text))
+    if kind == "PNG":
+        data = with_colours(data, metadata.colour)
+    if "xmp" in _HOLDS[kind] and metadata.xmp not in data:  # too long for a JPEG
+        lost.append("xmp")
+    return data, (f"not kept, as {kind} cannot hold it: {', '.join(lost)}",) if lost else ()
 
 
 def write_text(path: PathLike, text: str) -> None:
@@ -147,16 +170,45 @@ def _with_alpha(path: Path, levels: np.ndarray, alpha: np.ndarray | None, kind: 
     return np.dstack([levels, alpha])
 
 
+def _held(kind: str, metadata: Metadata) -> tuple[Metadata, list[str]]:
+    """The metadata as the format says it, and names of what it cannot say."""
+    holds = _HOLDS[kind]
+    lost = [name for name, value in vars(metadata).items() if value and name not in holds]
+    if "xmp" in holds:
+        metadata = replace(metadata, xmp=_xmp(kind, metadata))
+        known = {"iptc"} if set(metadata.iptc) <= set(XMP_NAMES) else set()
+        known |= {"text"} if set(metadata.text) <= set(_TEXT_IN_XMP) else set()
+        lost = [name for name in lost if name not in known]
+    if "colour" in lost:
+        lost.remove("colour")
+        told, profile = told_by(metadata.colour), profile_for(metadata.colour)
+        if told and (profile is None or "icc_profile" not in holds):
+            lost.append(f"colour ({told})")
+        metadata = replace(metadata, icc_profile=profile or metadata.icc_profile)
+    return metadata, lost
+
+
+def _xmp(kind: str, metadata: Metadata) -> bytes:
+    """With what has no other place in the format."""
+    values = {} if "iptc" in _HOLDS[kind] else as_xmp(metadata.iptc)
+    if "text" not in _HOLDS[kind]:
+        named = {_TEXT_IN_XMP[key]: (text,) for key, text in metadata.text.items() if key in _TEXT_IN_XMP}
+        values = named | values
+    return with_missing(metadata.xmp, values) if values else metadata.xmp
+
+
 def _save_options(kind: str, metadata: Metadata, quality: int | None, text: dict[str, str] | None) -> dict[str, Any]:
-    kept = {name: value for name in _HOLDS[kind] if (value := getattr(metadata, name))}
+    kept = {name: value for name in ("icc_profile", "dpi", "exif") if (value := getattr(metadata, name))}
+    kept = {name: value for name, value in kept.items() if name in _HOLDS[kind]}
     if kind == "PNG":
-        kept["pnginfo"] = _png_chunks(kept.pop("xmp", b""), kept.pop("text", {}) | (text or {}))
+        kept["pnginfo"] = _png_chunks(metadata.xmp, metadata.text | (text or {}))
     elif kind == "TIFF":  # uncompressed: Pillow's compressing writer fails on EXIF sub-directories
-        kept["exif"] = _tiff_tags(kept.pop("exif", b""), kept.pop("xmp", b""))
+        kept["exif"] = _tiff_tags(metadata)
     elif kind == "WEBP":
-        kept |= {"lossless": True, "exact": True}  # exact: the colours under alpha 0 too
+        kept |= {"xmp": metadata.xmp, "lossless": True, "exact": True}  # exact: the colours under alpha 0 too
     elif kind == "JPEG":
-        kept |= {"quality": quality, "subsampling": 0}
+        kept |= {"quality": quality, "subsampling": 0, "extra": _segments(metadata)}
+        kept["comment"] = metadata.text.get(COMMENT, "").encode()[:_LONGEST_SEGMENT]
     return kept
 
 
@@ -164,18 +216,31 @@ def _png_chunks(xmp: bytes, text: dict[str, str]) -> PngImagePlugin.PngInfo:
     """`save(xmp=...)` is ignored for PNG. `add_text` writes iTXt for what is not Latin-1."""
     chunks = PngImagePlugin.PngInfo()
     if xmp:
-        chunks.add_itxt("XML:com.adobe.xmp", xmp)
+        chunks.add_itxt(XMP_TEXT, xmp)
     for key, value in text.items():
         chunks.add_text(key, value)
     return chunks
 
 
-def _tiff_tags(exif: bytes, xmp: bytes) -> Image.Exif:
-    tags = Image.Exif()
-    tags.load(exif)
-    if xmp:
-        tags[XMP] = xmp
+def _tiff_tags(metadata: Metadata) -> Image.Exif:
+    tags = loaded(metadata.exif)
+    if metadata.xmp:
+        tags[XMP] = metadata.xmp
+    if metadata.iptc:
+        tags[IPTC] = written(metadata.iptc)
     return tags
+
+
+def _segments(metadata: Metadata) -> bytes:
+    """Of a JPEG: XMP, which Pillow writes from 11 on, and IPTC, which it does not."""
+    found = [(0xE1, _XMP_SEGMENT + metadata.xmp)] if metadata.xmp else []
+    if metadata.iptc:
+        found.append((0xED, _PHOTOSHOP_SEGMENT + as_resource(metadata.iptc)))
+    return b"".join(
+        struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
+        for marker, data in found
+        if len(data) <= _LONGEST_SEGMENT
+    )
 
 
 def _encoded(path: Path, image: Image.Image, kind: str, options: Callable[[], dict[str, Any]]) -> bytes:
@@ -186,10 +251,3 @@ def _encoded(path: Path, image: Image.Image, kind: str, options: Callable[[], di
     except Exception as error:  # encoders raise almost anything
         raise OutputError(f"{path}: cannot be written as {kind} ({error}); use .png") from error
     return buffer.getvalue()
-
-
-def _lost(kind: str, metadata: Metadata, data: bytes) -> tuple[str, ...]:
-    lost = [name for name, value in vars(metadata).items() if value and name not in _HOLDS[kind]]
-    if "xmp" in _HOLDS[kind] and metadata.xmp not in data:  # no XMP in JPEG before Pillow 11
-        lost.append("xmp")
-    return (f"not kept, as {kind} cannot hold it: {', '.join(lost)}",) if lost else ()

@@ -179,7 +179,7 @@ def _shown(outcome: Outcome, picture: Image.Image, save: bool) -> list[Any]:
         notices.append(f"Interrupted after {report.steps_done} of {steps} steps: weaker than asked for, and not saved.")
     elif save:
         path = saving.new_path(options.output_folder())
-        outcome.image.info["parameters"] = saving.save(path, outcome, saving.metadata_of(picture))
+        outcome.image.info["parameters"] = saving.save(path, outcome, saving.metadata_of(picture, notices))
         outcome.image.already_saved_as = str(path)  # the web UI shows that file
         notices.append(f"Saved as {path.name}, lossless.")
     else:

@@ -31,7 +31,10 @@ def imports(path):
                 yield from ((node.level, alias.name) for alias in node.names)
 
 
-@pytest.mark.parametrize("path", [p for p in ENGINE if p.stem not in FACES], ids=lambda p: p.stem)
+METADATA = sorted((PACKAGE / "metadata").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", [*(p for p in ENGINE if p.stem not in FACES), *METADATA], ids=lambda p: p.stem)
 def test_the_engine_imports_no_host_and_no_face(path):
     foreign = set().union(*HOSTS.values())
     for level, name in imports(path):
