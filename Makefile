@@ -32,7 +32,7 @@ demo: $(READY)
 	@echo "Look at demo/contact_sheet.png; the figures are in demo/report.json."
 
 demo-models-report: $(READY)
-	$(BIN)/python -m mist_attack.demo.judge --out demo/models $(if $(PICTURES),--unseen $(PICTURES))
+	$(BIN)/python -m training.judge --out demo/models $(if $(PICTURES),--unseen $(PICTURES))
 
 test: $(READY)
 	$(BIN)/python -m pytest

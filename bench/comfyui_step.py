@@ -40,7 +40,7 @@ def main(wanted):
     import torch
 
     from mist_attack.bench.ratios import ratio
-    from mist_attack.hosts.comfyui import ComfySurrogate
+    from mist_attack.hosts.comfyui.adapter import ComfySurrogate
     from mist_attack.protect import protect
     from mist_attack.settings import Settings
 
@@ -119,7 +119,7 @@ class Turns:
     """After each step of the node, one bare step."""
 
     def __init__(self, bare_step, steps):
-        from mist_attack.hosts.comfyui import comfy
+        from mist_attack.hosts.comfyui.adapter import comfy
 
         self.bare_step, self.bar = bare_step, comfy.utils.ProgressBar(steps)
         self.node, self.bare = [], []

@@ -8,7 +8,7 @@ def main() -> None:
     # OpenMP's threads spin at every barrier. Where another process wants one of the cores they spin against it, and a
     # step takes up to ten times as long; a short spin costs an idle machine next to nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    from .cli import main as command
+    from .command.main import main as command
 
     sys.exit(command())
 

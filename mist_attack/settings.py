@@ -16,8 +16,8 @@ from typing import Any, Literal, get_args
 from omegaconf import BooleanNode, FloatNode, IntegerNode, OmegaConf, StringNode
 from omegaconf.errors import OmegaConfBaseException
 
-from .config import read_config
 from .errors import SettingsError, quoted
+from .settings_file import read_config
 from .surrogate import Objective
 
 Gradient = Literal["exact", "sds", "amortised"]

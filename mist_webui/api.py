@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from mist_attack import __version__
 from mist_attack.errors import CheckpointError, GradientError, MistError, SettingsError, quoted
 from mist_attack.hosts.detect import loaded_model
-from mist_attack.images import Picture
+from mist_attack.pictures.reading import Picture
 from mist_attack.settings import preset_descriptions
 from mist_attack.surrogate import out_of_memory
 from mist_attack.targets import target_names

@@ -11,9 +11,9 @@ from modules import errors, shared
 from PIL import Image
 
 from mist_attack.errors import CheckpointError, MistError, SettingsError, quoted
+from mist_attack.gallery.naming import Work, with_companions, works_for
 from mist_attack.gallery.selection import Source, pictures_in, select
-from mist_attack.gallery.works import Work, with_companions, works_for
-from mist_attack.images import read_picture
+from mist_attack.pictures.reading import read_picture
 from mist_attack.settings import Settings
 
 from . import progress, saving

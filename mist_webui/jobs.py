@@ -13,7 +13,7 @@ from torch import Tensor
 from mist_attack.errors import PictureError, SettingsError, quoted
 from mist_attack.evaluation import amplified
 from mist_attack.hosts.detect import loaded_model
-from mist_attack.images import MAX_PIXELS, from_u8, to_u8
+from mist_attack.pictures.reading import MAX_PIXELS, from_u8, to_u8
 from mist_attack.protect import protect
 from mist_attack.report import Report
 from mist_attack.settings import Settings

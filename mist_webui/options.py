@@ -12,7 +12,7 @@ import gradio as gr
 from modules import shared
 from modules.paths_internal import default_output_dir
 
-from mist_attack import doctor
+from mist_attack.devices import doctor
 from mist_attack.settings import Controls, Settings, resolve
 from mist_attack.targets import target_names
 

@@ -12,7 +12,7 @@ from modules import images
 from PIL import Image, PngImagePlugin
 
 from mist_attack.errors import PictureError
-from mist_attack.images import MAX_BYTES, Picture, read_picture, to_u8
+from mist_attack.pictures.reading import MAX_BYTES, Picture, read_picture, to_u8
 
 
 def decoded(name: str, text: str) -> Picture:

@@ -10,8 +10,8 @@ from modules import shared
 from PIL import Image
 
 from mist_attack.errors import Stop
-from mist_attack.images import to_u8
 from mist_attack.pgd import OnStep, Progress
+from mist_attack.pictures.reading import to_u8
 
 PREVIEW_EVERY = 0.5  # seconds: a preview waits for the device
 BORROWED = ("sampling_step", "sampling_steps", "textinfo", "current_latent")

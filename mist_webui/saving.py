@@ -8,10 +8,10 @@ import numpy as np
 from modules import images
 from PIL import Image
 
-from mist_attack import metadata
-from mist_attack.images import Picture, from_u8
-from mist_attack.metadata import Metadata
-from mist_attack.saving import write_picture
+from mist_attack.pictures import metadata
+from mist_attack.pictures.metadata import Metadata
+from mist_attack.pictures.reading import Picture, from_u8
+from mist_attack.pictures.writing import write_picture
 
 from . import infotext
 from .jobs import Outcome

@@ -10,7 +10,7 @@ from modules import call_queue, infotext_utils, shared
 from PIL import Image, ImageChops, ImageOps
 
 from mist_attack.errors import MistError, PictureError
-from mist_attack.gallery.works import Work
+from mist_attack.gallery.naming import Work
 from mist_attack.settings import Settings
 
 from . import controls, folder, gradio_versions, infotext, options, saving

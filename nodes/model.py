@@ -37,7 +37,7 @@ def surrogate_for(mode: str, vae: Any, model: Any, clip: Any, conditioning: Any)
     message = lacking(mode, model=model is not None, prompt=clip is not None or conditioning is not None)
     if message:
         raise CheckpointError(message)
-    from ..mist_attack.hosts.comfyui import ComfySurrogate
+    from ..mist_attack.hosts.comfyui.adapter import ComfySurrogate
 
     if mode == "textural":
         return ComfySurrogate(vae)

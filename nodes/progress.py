@@ -34,7 +34,7 @@ class ProgressBar:
         return on_step
 
     def _preview(self, progress: Progress) -> tuple[str, Image.Image, int] | None:
-        from ..mist_attack.images import to_u8
+        from ..mist_attack.pictures.reading import to_u8
 
         now = time.monotonic()
         if now - self._shown < PREVIEW_SECONDS:

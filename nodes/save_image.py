@@ -19,7 +19,7 @@ from .request import one_of
 from .schema import ALIASES, CATEGORY, DATA_MINING, FORMATS, new_schema
 
 if TYPE_CHECKING:
-    from ..mist_attack.metadata import Metadata
+    from ..mist_attack.pictures.metadata import Metadata
 
 MODEL = 0x0110  # an EXIF tag
 MAX_PREFIX = 200
@@ -101,8 +101,8 @@ def _save(
     image: Tensor, alpha: Tensor | None, prefix: str, suffix: str, data_mining: str, embedded: dict[str, str]
 ) -> list[dict[str, str]]:
     """One file for each picture, named and counted as core's Save Image does; what the page shows of them."""
-    from ..mist_attack.images import Picture
-    from ..mist_attack.saving import write_picture
+    from ..mist_attack.pictures.reading import Picture
+    from ..mist_attack.pictures.writing import write_picture
 
     pictures, channel = to_engine(image), alpha_for(image, alpha)
     levels = None if channel is None else channel[..., 0].mul(255).round().to(torch.uint8).cpu().numpy()
@@ -121,7 +121,7 @@ def _save(
 
 
 def _metadata(suffix: str, data_mining: str, embedded: dict[str, str]) -> Metadata:
-    from ..mist_attack.metadata import Metadata, data_mining_xmp
+    from ..mist_attack.pictures.metadata import Metadata, data_mining_xmp
 
     xmp = b"" if data_mining == "off" else data_mining_xmp(allowed=data_mining == "allowed")
     if suffix == "webp":

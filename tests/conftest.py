@@ -6,7 +6,7 @@ from fakes import adapters, strict_device
 
 from mist_attack.devices import pick_device
 from mist_attack.errors import SettingsError
-from mist_attack.hosts import lean
+from mist_attack.hosts.borrowing import lean
 
 
 def pytest_addoption(parser):

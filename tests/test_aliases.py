@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mist_attack.aliases import Aliases, OutOfPlace, alias
+from mist_attack.hosts.borrowing.aliases import Aliases, OutOfPlace, alias
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.int64]
 

@@ -10,8 +10,8 @@ import torch
 from mist_attack.bench import command, meters, quality, table, tiles
 from mist_attack.bench.baseline import MistV1, MistV1Once, as_published, mist_v1
 from mist_attack.bench.cost import Variant, amortised, bare_step, kept_step, our_step, seconds
-from mist_attack.hosts import diffusers
-from mist_attack.hosts.checkpoints import find_checkpoint
+from mist_attack.hosts.headless import diffusers
+from mist_attack.hosts.headless.checkpoints import find_checkpoint
 from mist_attack.settings import Settings
 from mist_attack.targets import pattern
 

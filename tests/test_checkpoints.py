@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from mist_attack.errors import CheckpointError
-from mist_attack.hosts import checkpoints, diffusers
+from mist_attack.hosts.headless import checkpoints, diffusers
 
 CPU = torch.device("cpu")
 

@@ -13,10 +13,9 @@ import pytest
 from fakes.command import draw, files, levels_of, mist, toy_model  # noqa: F401
 from PIL import Image
 
-from mist_attack import batch
-from mist_attack.cli import main
-from mist_attack.gallery import worker
-from mist_attack.hosts import checkpoints
+from mist_attack.command.main import main
+from mist_attack.gallery import run, task
+from mist_attack.hosts.headless import checkpoints
 
 DEMO = checkpoints.DEMO / "seed0"
 pytestmark = pytest.mark.usefixtures("toy_model")
@@ -47,7 +46,7 @@ def test_the_file_says_what_was_done_to_it_without_paths():
 
 def test_every_control_has_a_flag_that_arrives(monkeypatch):
     seen = {}
-    monkeypatch.setattr(batch, "run", lambda order, *_, **__: seen.update(order.settings.as_dict()) or [])
+    monkeypatch.setattr(run, "run", lambda order, *_, **__: seen.update(order.settings.as_dict()) or [])
     draw("a.png")
     words = "--strength 8 --steps 3 --step 2 --objective semantic --fusion-weight 2 --gradient sds --direction descent"
     more = "--view tiles --working-size 256 --prompt x --target rings --low-vram --seed 5 --preset mist"
@@ -126,7 +125,7 @@ def test_one_bad_file_is_told_and_the_others_go_on(name, capsys):
 @pytest.mark.parametrize("failure", [RuntimeError("CUDA out of memory"), MemoryError(), OSError(28, "No space left")])
 def test_a_failure_of_the_machine_in_one_picture_does_not_stop_the_next(failure, monkeypatch, capsys):
     draw("a.png"), draw("b.png")
-    real, calls = worker.protect, []
+    real, calls = task.protect, []
 
     def fails_first(*arguments, **named):
         calls.append(1)
@@ -134,7 +133,7 @@ def test_a_failure_of_the_machine_in_one_picture_does_not_stop_the_next(failure,
             raise failure
         return real(*arguments, **named)
 
-    monkeypatch.setattr(worker, "protect", fails_first)
+    monkeypatch.setattr(task, "protect", fails_first)
     assert mist("protect", "a.png", "b.png", "--out", "out", "--steps", 1) == 2
     assert files("out") == ["b.png"]
     assert type(failure).__name__ in capsys.readouterr().err
@@ -143,7 +142,7 @@ def test_a_failure_of_the_machine_in_one_picture_does_not_stop_the_next(failure,
 def test_ctrl_c_keeps_finished_files_and_no_half_written_one(monkeypatch, capsys):
     for name in ("a.png", "b.png", "c.png"):
         draw(name)
-    real, calls = worker.protect, []
+    real, calls = task.protect, []
 
     def interrupted(*arguments, **named):
         calls.append(1)
@@ -151,7 +150,7 @@ def test_ctrl_c_keeps_finished_files_and_no_half_written_one(monkeypatch, capsys
             raise KeyboardInterrupt
         return real(*arguments, **named)
 
-    monkeypatch.setattr(worker, "protect", interrupted)
+    monkeypatch.setattr(task, "protect", interrupted)
     assert mist("protect", "a.png", "b.png", "c.png", "--out", "out", "--steps", 1, "--report", "out/r.json") == 130
     assert files("out") == ["a.png", "r.json"]
     assert len(json.loads(Path("out/r.json").read_text("utf-8"))) == 1
@@ -260,7 +259,7 @@ def test_a_dry_run_opens_the_headers_and_speaks_of_strength(capsys):
 
 @pytest.mark.parametrize("words", [("--format", "jpeg"), ("--format", "webp")])
 def test_what_the_format_cannot_hold_is_told_before_the_steps(words, monkeypatch, capsys):
-    monkeypatch.setattr(worker, "protect", lambda *_, **__: pytest.fail("it was computed"))
+    monkeypatch.setattr(task, "protect", lambda *_, **__: pytest.fail("it was computed"))
     draw("a.png", (16400, 2), mode="RGBA")  # WebP ends at 16383
     assert mist("protect", "a.png", "--out", "out", *words) == 1
     assert "a.png" in capsys.readouterr().err
@@ -344,7 +343,7 @@ def test_info_fails_for_a_checkpoint_that_was_named_and_cannot_be_used(named, by
 
 
 def test_help_is_quick_because_it_loads_nothing():
-    script = "import sys, mist_attack.cli as cli; sys.argv[1:] = ['protect', '--help']; cli.main()"
+    script = "import sys, mist_attack.command.main as cli; sys.argv[1:] = ['protect', '--help']; cli.main()"
     done = subprocess.run([sys.executable, "-X", "importtime", "-c", script], capture_output=True, text=True)
     assert "--input_dir_path" in done.stdout and "--strength" in done.stdout
     assert "torch" not in done.stderr and "numpy" not in done.stderr
@@ -392,7 +391,7 @@ def test_a_library_that_replaces_the_interrupt_by_an_error_of_its_own_is_an_inte
         raise AttributeError("cut short")
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    monkeypatch.setattr("mist_attack.cli._info", command)
+    monkeypatch.setattr("mist_attack.command.main._info", command)
     try:
         if told:
             assert main(["info"]) == code and "interrupted" in capsys.readouterr().err

@@ -8,10 +8,10 @@ import pytest
 from hidden import chunk, encoded, png
 from PIL import Image, ImageCms, features
 
-from mist_attack import colour
-from mist_attack.images import read_picture, to_u8
-from mist_attack.metadata.chunks import colours
-from mist_attack.saving import encode_picture
+from mist_attack.pictures import colour
+from mist_attack.pictures.metadata.chunks import colours
+from mist_attack.pictures.reading import read_picture, to_u8
+from mist_attack.pictures.writing import encode_picture
 
 D65 = (0.3127, 0.3290)
 BT709 = (*D65, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)

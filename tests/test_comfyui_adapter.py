@@ -13,8 +13,8 @@ from mist_attack.protect import protect
 from mist_attack.settings import Settings
 
 comfy.install()
-from mist_attack.hosts import comfyui  # noqa: E402
-from mist_attack.hosts.comfyui import ComfySurrogate  # noqa: E402
+from mist_attack.hosts.comfyui import adapter  # noqa: E402
+from mist_attack.hosts.comfyui.adapter import ComfySurrogate  # noqa: E402
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_weights_in_memory_that_is_reused_give_the_same_gradient(lent):
         assert fetched > 0
         monkey = pytest.MonkeyPatch()
         with monkey.context() as patch:
-            patch.setattr("mist_attack.hosts.comfyui_layers.is_transient", lambda *_: False)
+            patch.setattr("mist_attack.hosts.comfyui.layers.is_transient", lambda *_: False)
             assert relative(loss_gradient(surrogate), expected) > 0.5
 
 
@@ -115,7 +115,7 @@ def test_a_quantised_layer_multiplies_with_its_dequantised_weight(lent):
     assert "weight_function" not in vars(unet.query)
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patch:
-        patch.setattr("mist_attack.hosts.comfyui.quantised_changes", lambda _: {})
+        patch.setattr("mist_attack.hosts.comfyui.adapter.quantised_changes", lambda _: {})
         assert relative(loss_gradient(ComfySurrogate(vae, model, clip)), expected) > 1e-5
 
 
@@ -165,9 +165,9 @@ def test_the_host_is_asked_for_the_memory_of_a_backward_and_loads_both_models(le
     loss_gradient(ComfySurrogate(vae, model, clip))
     ((models, asked),) = comfy.model_management.loaded
     assert models[0].model is model.model and models[1:] == [vae.patcher]
-    needed = comfyui.memory(64 * 64, 4, low_vram=False)
+    needed = adapter.memory(64 * 64, 4, low_vram=False)
     assert needed <= asked <= needed + model.memory_required([1, 4, 8, 8])
-    assert comfyui.memory(64 * 64, 4, low_vram=True) < needed
+    assert adapter.memory(64 * 64, 4, low_vram=True) < needed
 
 
 def test_a_vae_alone_serves_textural_and_asks_for_its_memory(lent):
@@ -175,7 +175,7 @@ def test_a_vae_alone_serves_textural_and_asks_for_its_memory(lent):
     surrogate = ComfySurrogate(lent[2])
     result = protect(torch.rand(1, 3, 40, 40), surrogate, request("textural"))
     assert result.reports[0].budget_used_levels > 0 and len(surrogate.sigmas) == 0
-    assert comfy.model_management.loaded == [([lent[2].patcher], comfyui.memory(40 * 40, 0, low_vram=False))]
+    assert comfy.model_management.loaded == [([lent[2].patcher], adapter.memory(40 * 40, 0, low_vram=False))]
     with pytest.raises(CheckpointError, match=r"Connect a clip"):
         surrogate.conditioning("a painting")
 

@@ -12,10 +12,10 @@ from fakes.comfyui_command import protect, rows
 from fakes.command import draw, files, levels_of
 from PIL import Image, PngImagePlugin
 
-from mist_attack.engines import comfyui_client, comfyui_prompt
-from mist_attack.engines.comfyui import graph_for
-from mist_attack.engines.comfyui_client import Server, UnreachableError, is_loopback
 from mist_attack.errors import SettingsError
+from mist_attack.runners.comfyui_remote import client, graph
+from mist_attack.runners.comfyui_remote.client import Server, UnreachableError, is_loopback
+from mist_attack.runners.comfyui_remote.runner import graph_for
 from mist_attack.settings import Settings, resolve
 
 pytest_plugins = "fakes.comfyui_fixtures"
@@ -87,7 +87,7 @@ def test_a_server_that_is_gone_is_left_out_and_the_rest_goes_on(comfy, other, ca
 
 def test_a_proxy_that_fails_now_and_then_loses_nothing(comfy, capsys):
     draw("in/a.png"), draw("in/b.png", seed=1)
-    comfy.hiccups = comfyui_prompt.PATIENCE - 1
+    comfy.hiccups = graph.PATIENCE - 1
     assert protect(comfy) == 0 and len(comfy.graphs) == 2
     comfy.hiccups = 1000
     assert protect(comfy, words=["--force"]) == 1
@@ -95,7 +95,7 @@ def test_a_proxy_that_fails_now_and_then_loses_nothing(comfy, capsys):
 
 
 def test_a_server_that_never_answers_is_left_out_and_the_rest_goes_on(comfy, monkeypatch, capsys):
-    monkeypatch.setattr(comfyui_client, "REQUEST_SECONDS", 0.2)
+    monkeypatch.setattr(client, "REQUEST_SECONDS", 0.2)
     draw("in/a.png"), draw("in/b.png", seed=1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"

@@ -16,12 +16,13 @@ from fakes.comfyui_command import protect, rows
 from fakes.comfyui_server import FakeComfy
 from fakes.command import draw, files
 
-from mist_attack.engines import comfyui_client, comfyui_socket
-from mist_attack.engines.comfyui import graph_for
-from mist_attack.engines.comfyui_client import Server, UnreachableError
-from mist_attack.engines.comfyui_prompt import CancelledError, run
-from mist_attack.engines.comfyui_socket import Listener
 from mist_attack.errors import MistError
+from mist_attack.runners.comfyui_remote import client
+from mist_attack.runners.comfyui_remote import socket as remote_socket
+from mist_attack.runners.comfyui_remote.client import Server, UnreachableError
+from mist_attack.runners.comfyui_remote.graph import CancelledError, run
+from mist_attack.runners.comfyui_remote.runner import graph_for
+from mist_attack.runners.comfyui_remote.socket import Listener
 from mist_attack.settings import resolve
 
 pytest_plugins = "fakes.comfyui_fixtures"
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 @pytest.fixture
 def hasty(monkeypatch):
-    for module in (comfyui_client, comfyui_socket):
+    for module in (client, remote_socket):
         monkeypatch.setattr(module, "REQUEST_SECONDS", 0.3)
 
 
@@ -230,7 +231,7 @@ def test_messages_that_are_none_are_passed_over(comfy):
 
 def test_the_package_is_asked_for_only_where_it_is_used(comfy, monkeypatch, capsys):
     draw("in/a.png")
-    script = "import sys, mist_attack.cli, mist_attack.engines.choice; sys.exit('websockets' in sys.modules)"
+    script = "import sys, mist_attack.command.main, mist_attack.runners.choice; sys.exit('websockets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent.parent).returncode == 0
     monkeypatch.setitem(sys.modules, "websockets.exceptions", None)
     assert protect(comfy) == 1 and not Path("out").exists()

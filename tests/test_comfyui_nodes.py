@@ -44,7 +44,7 @@ def host(request, monkeypatch, tmp_path):
     """The pack loaded as that host does: `nodes` by id, `errors`, the host's `switch`."""
     switch = comfyui_pack.install(monkeypatch, tmp_path, request.param)
     module, nodes = comfyui_pack.load(monkeypatch)
-    adapter = ModuleType(f"{module.__name__}.mist_attack.hosts.comfyui")
+    adapter = ModuleType(f"{module.__name__}.mist_attack.hosts.comfyui.adapter")
     adapter.ComfySurrogate = HostModel
     HostModel.made.clear()
     monkeypatch.setitem(sys.modules, adapter.__name__, adapter)

@@ -8,7 +8,7 @@ from fakes import comfy
 from test_comfyui_adapter import ComfySurrogate, comfyui, relative
 from torch import nn
 
-from mist_attack.aliases import Aliases, unwatched, watched
+from mist_attack.hosts.borrowing.aliases import Aliases, unwatched, watched
 
 CPU = torch.device("cpu")
 NEEDED = comfyui.memory(64 * 64, 4, low_vram=False)
@@ -201,7 +201,7 @@ def test_a_patch_that_brings_inference_tensors_is_watched(lent, surrogate, seen)
 
 def test_a_forward_that_is_begun_again_has_all_that_it_was_given():
     """The host takes the controls out of their list."""
-    from mist_attack.hosts.comfyui_lent import freed_of_aliases
+    from mist_attack.hosts.comfyui.lent import freed_of_aliases
 
     with torch.inference_mode():
         kept = torch.full((1,), 3.0)
@@ -233,7 +233,7 @@ def test_an_error_of_another_kind_passes_and_leaves_the_mode_as_it_was():
 
 @pytest.mark.parametrize(("asked", "found"), [("cuda:0", True), ("cuda", True), ("cuda:1", False), ("cpu", False)])
 def test_a_device_without_an_index_is_the_same(asked, found):
-    from mist_attack.hosts.comfyui_layers import is_on
+    from mist_attack.hosts.comfyui.layers import is_on
 
     class OnCuda:
         device = torch.device("cuda:0")

@@ -6,12 +6,13 @@ import skimage.data
 import torch
 from PIL import Image
 
-from mist_attack.demo import contact_sheet, generated, judge
+from mist_attack.demo import contact_sheet, generated
 from mist_attack.demo.pictures import main as write_pictures
-from mist_attack.hosts import checkpoints, diffusers
+from mist_attack.hosts.headless import checkpoints, diffusers
 from mist_attack.protect import protect
 from mist_attack.settings import Settings
 from mist_attack.targets import pattern
+from training import judge
 
 SIDE, EPSILON = 128, 16 / 255
 UNSEEN = ("astronaut", "coffee", "chelsea", "rocket")  # never part of the training pictures
@@ -150,7 +151,7 @@ def test_each_prompt_is_known_and_another_is_refused(model):
 
 
 def test_a_tiny_training_run_makes_a_model_that_loads_and_resumes(tmp_path):
-    from mist_attack.demo import train
+    from training import train
 
     generator = np.random.default_rng(0)
     for kind in ("painting", "lineart"):
@@ -177,13 +178,13 @@ def test_the_demos_pictures_are_real_small_and_three(tmp_path):
 
 
 def test_the_contact_sheet_shows_what_was_written(tmp_path, monkeypatch):
-    from mist_attack import cli
+    from mist_attack.command import main
 
     monkeypatch.chdir(tmp_path)
     levels = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
     Image.fromarray(levels).save("a.png")
     arguments = ["--checkpoint", "demo", "--steps", "1", "--report", "out/report.json", "--quiet"]
-    assert cli.main(["protect", "a.png", "--out", "out", *arguments]) == 0
+    assert main.main(["protect", "a.png", "--out", "out", *arguments]) == 0
     monkeypatch.setattr("sys.argv", ["contact_sheet", "out/report.json"])
     contact_sheet.main()
     sheet = np.asarray(Image.open("out/contact_sheet.png"))

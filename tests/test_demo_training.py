@@ -6,11 +6,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from mist_attack.demo import generated, judge, style, train
-from mist_attack.demo.linear_start import start_linear, start_passing
-from mist_attack.demo.muon import Muon, orthogonal
-from mist_attack.demo.train import new_unet, new_vae, sd_schedule, sigmas
-from mist_attack.hosts import checkpoints, diffusers
+from mist_attack.demo import generated
+from mist_attack.hosts.headless import checkpoints, diffusers
+from training import judge, style, train
+from training.linear_start import start_linear, start_passing
+from training.muon import Muon, orthogonal
+from training.train import new_unet, new_vae, sd_schedule, sigmas
 
 
 def smooth(count, side, seed=0):

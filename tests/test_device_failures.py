@@ -7,8 +7,8 @@ import torch
 from fakes.command import Model, draw, files, mist, toy_model  # noqa: F401
 
 from mist_attack import devices
-from mist_attack.gallery import worker
-from mist_attack.hosts import diffusers
+from mist_attack.gallery import task
+from mist_attack.hosts.headless import diffusers
 
 pytestmark = pytest.mark.usefixtures("toy_model")
 KERNEL = RuntimeError("Expected X.is_contiguous(memory_format) to be true, but got false")
@@ -38,8 +38,8 @@ def protect(monkeypatch, model, *words):
 
 def test_the_gallery_stops_at_once_and_says_which_device_and_how_to_go_on(monkeypatch, capsys):
     monkeypatch.setattr(devices, "described", lambda device: "cuda (NVIDIA L4)")
-    real = worker._of_the_device
-    monkeypatch.setattr(worker, "_of_the_device", lambda _, error: real(torch.device("cuda:0"), error))
+    real = task._of_the_device
+    monkeypatch.setattr(task, "_of_the_device", lambda _, error: real(torch.device("cuda:0"), error))
     assert protect(monkeypatch, Broken()) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and files("out") == []

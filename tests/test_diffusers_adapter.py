@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from mist_attack import devices
 from mist_attack.errors import CheckpointError, SettingsError
-from mist_attack.hosts import checkpoints, diffusers
-from mist_attack.hosts.prompts import FIXED_PROMPTS
+from mist_attack.hosts.headless import checkpoints, diffusers
+from mist_attack.hosts.headless.prompts import FIXED_PROMPTS
 
 CPU = torch.device("cpu")
 

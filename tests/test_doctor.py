@@ -9,11 +9,13 @@ import pytest
 import torch
 import yaml
 
-from mist_attack import devices, doctor
-from mist_attack.agreement import agreement, agrees
-from mist_attack.cli import main
+from mist_attack import devices
+from mist_attack.command.main import main
+from mist_attack.devices import doctor
+from mist_attack.devices.agreement import agreement, agrees
 from mist_attack.errors import DeviceError
-from mist_attack.hosts import checkpoints, diffusers, lean
+from mist_attack.hosts.borrowing import lean
+from mist_attack.hosts.headless import checkpoints, diffusers
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(not (checkpoints.DEMO / "seed0").is_dir(), reason="the demo model is not in this copy")
@@ -172,7 +174,7 @@ def test_without_diffusers_that_is_said(capsys, monkeypatch):
 def test_a_torch_that_cannot_be_imported_is_a_line(tmp_path):
     (tmp_path / "torch.py").write_text('raise OSError("libcudnn.so.9: cannot open shared object file")')
     path = f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
-    script = f"{path}; from mist_attack.cli import main; sys.exit(main(['doctor']))"
+    script = f"{path}; from mist_attack.command.main import main; sys.exit(main(['doctor']))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 1 and "libcudnn.so.9" in done.stderr
     assert len(done.stderr.splitlines()) == 1 and done.stdout == ""

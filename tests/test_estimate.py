@@ -7,7 +7,7 @@ import pytest
 from fakes.command import Model, draw, files, mist, toy_model  # noqa: F401
 
 from mist_attack.gallery import estimate
-from mist_attack.hosts import diffusers
+from mist_attack.hosts.headless import diffusers
 
 pytestmark = pytest.mark.usefixtures("toy_model")
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from mist_attack.errors import CheckpointError
 from mist_attack.hosts import detect
-from mist_attack.hosts.lending import memory
+from mist_attack.hosts.borrowing.lending import memory
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,10 @@ import pytest
 from hidden import PIXELS, PLUGINS, encoded
 from PIL import Image
 
-from mist_attack import formats, images
 from mist_attack.errors import PictureError
-from mist_attack.images import read_picture, require_readable, to_u8
-from mist_attack.metadata.boxes import jxl_size
+from mist_attack.pictures import formats, reading
+from mist_attack.pictures.metadata.boxes import jxl_size
+from mist_attack.pictures.reading import read_picture, require_readable, to_u8
 
 ORIENTATION, COPYRIGHT = 274, 33432
 needs_plugins = pytest.mark.skipif(not PLUGINS, reason="needs pillow-heif and pillow-jxl-plugin")
@@ -35,7 +35,7 @@ def test_without_its_package_a_format_names_what_to_install(monkeypatch, suffix,
 
 
 def test_a_file_that_is_not_read_is_refused_with_its_hint(tmp_path, monkeypatch):
-    monkeypatch.setitem(images.UNREAD, ".heic", 'needs the extra "formats"')
+    monkeypatch.setitem(reading.UNREAD, ".heic", 'needs the extra "formats"')
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypnone" + bytes(40))
     with pytest.raises(PictureError, match='found something else; needs the extra "formats"'):
         read_picture(tmp_path / "a.heic")
@@ -57,7 +57,7 @@ def test_the_formats_of_phones_are_read(suffix):
     picture = read_picture(f"a{suffix}", data)
     assert np.abs(to_u8(picture.images).astype(int) - PIXELS).mean() < 4
     assert b"(c) Ann" in picture.metadata.exif
-    assert suffix in images.PICTURE_SUFFIXES
+    assert suffix in reading.PICTURE_SUFFIXES
 
 
 @needs_plugins

@@ -15,11 +15,11 @@ from fakes.command import Model, draw, files, levels_of, mist, toy_model  # noqa
 from PIL import Image
 
 from mist_attack.errors import CheckpointError, SettingsError
-from mist_attack.gallery import worker
-from mist_attack.gallery.ledger import MANIFEST, Ledger
+from mist_attack.gallery import task
+from mist_attack.gallery.manifest import MANIFEST, Ledger
 from mist_attack.gallery.selection import select
-from mist_attack.hosts import diffusers
-from mist_attack.images import read_bytes
+from mist_attack.hosts.headless import diffusers
+from mist_attack.pictures.reading import read_bytes
 
 pytestmark = pytest.mark.usefixtures("toy_model")
 QUICK = ("--steps", 1)
@@ -37,13 +37,13 @@ def protect(*words):
 @pytest.fixture
 def computed(monkeypatch):
     """The names of the pictures that were really protected."""
-    names, real = [], worker.protected
+    names, real = [], task.protected
 
     def counted(task, model, on_step=None):
         names.append(task.source.name)
         return real(task, model, on_step)
 
-    monkeypatch.setattr(worker, "protected", counted)
+    monkeypatch.setattr(task, "protected", counted)
     return names
 
 
@@ -370,7 +370,7 @@ def test_a_row_tells_hashes_settings_report_and_environment():
     source = draw("in/a.png").read_bytes()
     assert protect("in", "--threads", 1) == 0
     row = rows()["a.png"]
-    from mist_attack.gallery.ledger import sha256
+    from mist_attack.gallery.manifest import sha256
 
     assert row["source_sha256"] == sha256(source)
     assert row["output_sha256"] == sha256(Path("out/a.png").read_bytes())
@@ -411,14 +411,14 @@ def test_fail_fast_stops_and_retries_are_for_machines_only(monkeypatch, computed
     shutil.rmtree("out")
     assert protect("in", "--fail-fast") == 1
     assert files("out") == []
-    real, failures = worker.protect, [RuntimeError("a driver"), OSError("a disk"), MemoryError()]
+    real, failures = task.protect, [RuntimeError("a driver"), OSError("a disk"), MemoryError()]
 
     def shaky(*arguments, **named):
         if failures:
             raise failures.pop()
         return real(*arguments, **named)
 
-    monkeypatch.setattr(worker, "protect", shaky)
+    monkeypatch.setattr(task, "protect", shaky)
     assert protect("in/1.png", "--retries", 1) == 1
     assert protect("in/1.png", "--retries", 1) == 0
 
@@ -446,7 +446,7 @@ def test_a_second_signal_does_not_cut_winding_up_short(monkeypatch, handlers, ca
         leave(self, name)
 
     leave = Ledger.leave
-    monkeypatch.setattr(worker, "protected", told_to_end)
+    monkeypatch.setattr(task, "protected", told_to_end)
     monkeypatch.setattr(Ledger, "leave", told_again)
     draw("in/a.png")
     assert protect("in") == 130 and "interrupted" in capsys.readouterr().err
@@ -456,7 +456,7 @@ def test_a_second_signal_does_not_cut_winding_up_short(monkeypatch, handlers, ca
 def test_a_folder_of_results_that_is_removed_while_the_run_goes_on(monkeypatch, capsys):
     for index in range(3):
         draw(f"in/{index}.png", seed=index)
-    real, calls = worker.protected, []
+    real, calls = task.protected, []
 
     def removes(task, model, on_step=None):
         calls.append(1)
@@ -464,7 +464,7 @@ def test_a_folder_of_results_that_is_removed_while_the_run_goes_on(monkeypatch, 
             shutil.rmtree("out")
         return real(task, model, on_step)
 
-    monkeypatch.setattr(worker, "protected", removes)
+    monkeypatch.setattr(task, "protected", removes)
     assert protect("in", "--report", "report.json") == 2
     assert [row["status"] for row in rows().values()] == ["failed", "failed", "protected"]
     assert [row["status"] for row in json.loads(Path("report.json").read_text())] == ["failed", "failed", "protected"]
@@ -580,11 +580,11 @@ def test_selection_is_sorted_whatever_the_file_system_says(monkeypatch):
 
 
 def test_an_enormous_file_is_refused_unread(monkeypatch):
-    from mist_attack import images
     from mist_attack.errors import PictureError
+    from mist_attack.pictures import reading
 
     draw("a.png")
-    monkeypatch.setattr(images, "MAX_BYTES", 10)
+    monkeypatch.setattr(reading, "MAX_BYTES", 10)
     with pytest.raises(PictureError, match="at most 10 bytes"):
         read_bytes("a.png")
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mist_attack import cli
 from mist_attack.bench import meters
 from mist_attack.bench.gpu import check, command, cost, gradients, kernels, pictures, suite, table
-from mist_attack.flags import GPU_PARTS
-from mist_attack.hosts import checkpoints
+from mist_attack.command import main
+from mist_attack.command.flags import GPU_PARTS
+from mist_attack.hosts.headless import checkpoints
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
@@ -190,12 +190,12 @@ def test_the_command_takes_the_parts_and_says_what_was_wrong(tmp_path, monkeypat
 
     monkeypatch.setattr(command, "_rows", rows)
     words = ["bench", "--gpu", "--device", "cpu", "--out", str(tmp_path / "x.json")]
-    assert cli.main([*words, "--only", "suite", "gradients"]) == 0
+    assert main.main([*words, "--only", "suite", "gradients"]) == 0
     assert asked == [(name, "cpu", torch.float32, True) for name in ("suite", "gradients")]
-    assert cli.main(words) == 2 and [name for name, *_ in asked[2:]] == list(GPU_PARTS)
+    assert main.main(words) == 2 and [name for name, *_ in asked[2:]] == list(GPU_PARTS)
     assert "| cost | **no** |" in capsys.readouterr().out
-    assert cli.main([*words, "--only", "tiles"]) == 1 and "gradients, cost, pictures" in capsys.readouterr().err
-    assert cli.main(["bench", "--only", "suite"]) == 1 and "costs256" in capsys.readouterr().err
+    assert main.main([*words, "--only", "tiles"]) == 1 and "gradients, cost, pictures" in capsys.readouterr().err
+    assert main.main(["bench", "--only", "suite"]) == 1 and "costs256" in capsys.readouterr().err
 
 
 def test_a_cpus_figures_do_not_take_a_cards_place():

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from mist_attack.hosts import heap
+from mist_attack.hosts.borrowing import heap
 
 SIDE = 640  # the largest arrays are then larger than what glibc keeps by itself
 

@@ -7,9 +7,9 @@ from hidden import KNOWN, TEXTUAL, carriers, holds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mist_attack.images import read_picture
-from mist_attack.metadata.plain import NotKeptError, plain
-from mist_attack.saving import encode_picture
+from mist_attack.pictures.metadata.plain import NotKeptError, plain
+from mist_attack.pictures.reading import read_picture
+from mist_attack.pictures.writing import encode_picture
 
 OUTPUTS = ["a.png", "a.tif", "a.webp", "a.jpg", "a.bmp"]
 CARRIERS = list(carriers())

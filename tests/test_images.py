@@ -18,9 +18,10 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin, features
 from skimage.color import lab2rgb
 
-from mist_attack import metadata
 from mist_attack.errors import OutputError, PictureError
-from mist_attack.images import (
+from mist_attack.pictures import metadata
+from mist_attack.pictures.metadata.xmp import with_missing
+from mist_attack.pictures.reading import (
     PICTURE_SUFFIXES,
     UNREAD,
     Metadata,
@@ -31,8 +32,7 @@ from mist_attack.images import (
     require_readable,
     to_u8,
 )
-from mist_attack.metadata.xmp import with_missing
-from mist_attack.saving import atomic_write, write_picture, write_text
+from mist_attack.pictures.writing import atomic_write, write_picture, write_text
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 XMP = with_missing(b"", {"dc:creator": ["Ren\xe9"], "tiff:Orientation": ["1"]})

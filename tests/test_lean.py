@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mist_attack.hosts.lean import half, lean
+from mist_attack.hosts.borrowing.lean import half, lean
 
 
 def layers(dtype=torch.float64, inputs=8, outputs=12):

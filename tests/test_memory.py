@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mist_attack.hosts.checkpoints import DEMO
+from mist_attack.hosts.headless.checkpoints import DEMO
 
 PICTURES = 2000
 SCRIPT = """

@@ -10,12 +10,12 @@ from hidden import chunk, dataset, encoded, exif_with_directory, packet, png, ra
 from PIL import Image
 
 from mist_attack.errors import PictureError
-from mist_attack.images import read_picture
-from mist_attack.metadata import xmp
-from mist_attack.metadata.exif import exif_of
-from mist_attack.metadata.iptc import XMP_NAMES, as_xmp, parsed, resources, written
-from mist_attack.metadata.plain import told
-from mist_attack.saving import encode_picture
+from mist_attack.pictures.metadata import xmp
+from mist_attack.pictures.metadata.exif import exif_of
+from mist_attack.pictures.metadata.iptc import XMP_NAMES, as_xmp, parsed, resources, written
+from mist_attack.pictures.metadata.plain import told
+from mist_attack.pictures.reading import read_picture
+from mist_attack.pictures.writing import encode_picture
 
 ARTIST, COPYRIGHT, DESCRIPTION, EXIF, GPS, INTEROPERABILITY = 315, 33432, 270, 34665, 34853, 40965
 DATA_MINING = "http://ns.useplus.org/ldf/vocab/DMI-PROHIBITED-AIMLTRAINING"

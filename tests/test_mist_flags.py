@@ -8,21 +8,22 @@ import pytest
 from fakes.command import draw, files, levels_of, mist, toy_model  # noqa: F401
 from PIL import Image
 
-from mist_attack import batch, cli, mist_flags
-from mist_attack.images import read_picture
+from mist_attack.command import main, mist_v1
+from mist_attack.gallery import run
+from mist_attack.pictures.reading import read_picture
 
 pytestmark = pytest.mark.usefixtures("toy_model")
 
 
 def order_of(monkeypatch, *words):
     orders = []
-    monkeypatch.setattr(batch, "run", lambda order, *_, **__: orders.append(order) or [])
+    monkeypatch.setattr(run, "run", lambda order, *_, **__: orders.append(order) or [])
     mist("protect", *words)
     return orders[0]
 
 
 def test_the_flags_of_the_parser_are_those_with_rules():
-    assert set(cli.THEIRS) == set(mist_flags.DEFAULTS)
+    assert set(main.THEIRS) == set(mist_v1.DEFAULTS)
 
 
 def test_a_folder_goes_where_mist_put_it(capsys):
@@ -75,7 +76,7 @@ def test_non_resize_keeps_the_aspect_where_mists_page_crashed(size, blocks, expe
 def test_the_model_sees_the_resized_picture_at_once_and_blocks_as_tiles(monkeypatch):
     draw("a.png", (300, 200))
     order = order_of(monkeypatch, *["-img", "a.png", "--non_resize"])
-    picture = mist_flags.resized(read_picture("a.png"), 300, 200)
+    picture = mist_v1.resized(read_picture("a.png"), 300, 200)
     prepared, settings = order.prepare(picture, order.settings)
     height, width = prepared.images.shape[2:]
     assert (height, width) == (512, 768) and settings.working_size**2 >= height * width

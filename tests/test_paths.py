@@ -11,7 +11,7 @@ from fakes.command import draw, files, mist, toy_model  # noqa: F401
 from PIL import Image
 
 from mist_attack.errors import SettingsError
-from mist_attack.gallery import worker
+from mist_attack.gallery import task
 from mist_attack.gallery.paths import require_apart
 
 pytestmark = pytest.mark.usefixtures("toy_model")
@@ -83,7 +83,7 @@ def world():
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
 @pytest.mark.parametrize("words", CLASHES)
 def test_a_path_that_has_a_purpose_gets_no_second_one(words, world, monkeypatch, capsys):
-    monkeypatch.setattr(worker, "protected", lambda *_: pytest.fail("it was computed"))
+    monkeypatch.setattr(task, "protected", lambda *_: pytest.fail("it was computed"))
     before = everything()
     assert mist(*words.split()) == 1
     assert CLASHES[words] in capsys.readouterr().err

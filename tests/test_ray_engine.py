@@ -12,7 +12,7 @@ import pytest
 from fakes import ray_command
 from fakes.command import draw, files
 
-from mist_attack.hosts.checkpoints import DEMO
+from mist_attack.hosts.headless.checkpoints import DEMO
 
 pytest.importorskip("ray", reason='Ray is not installed: pip install -e ".[cluster]"')
 pytestmark = pytest.mark.skipif(not (DEMO / "seed0").is_dir(), reason="the demo model is not in this copy")

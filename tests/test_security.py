@@ -28,11 +28,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mist_attack import flags
+from mist_attack.command import flags
 from mist_attack.errors import CheckpointError, MistError
-from mist_attack.gallery import worker
-from mist_attack.hosts import checkpoints
-from mist_attack.images import MAX_BYTES, MAX_PIXELS
+from mist_attack.gallery import task
+from mist_attack.hosts.headless import checkpoints
+from mist_attack.pictures.reading import MAX_BYTES, MAX_PIXELS
 from mist_attack.protect import protect
 from mist_attack.settings import LIMITS, Settings
 
@@ -172,8 +172,8 @@ def test_api_numbers_have_bounds(client):
             if not (name == "seed" and value == -1):
                 status, text = ask(client, settings={name: value})
                 assert status == 400 and name.split("_")[0] in text
-    for task in ("x" * 201, "\ud800", "\n"):
-        assert ask(client, force_task_id=task)[0] in (400, 422)
+    for task_id in ("x" * 201, "\ud800", "\n"):
+        assert ask(client, force_task_id=task_id)[0] in (400, 422)
     for size in (-5, 1, 100_000, 10**30):
         assert ask(client, output_size=size)[0] in (400, 422)
     assert LARGEST**2 <= MAX_PIXELS
@@ -389,7 +389,7 @@ def test_tab_shows_names_as_text(shared, tmp_path):
 @pytest.fixture
 def command(toy_model, monkeypatch, tmp_path):  # noqa: F811
     """In an empty folder that holds one picture; it computes one step, whatever is asked for."""
-    monkeypatch.setattr(worker, "protect", one_step)
+    monkeypatch.setattr(task, "protect", one_step)
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
@@ -480,7 +480,7 @@ def pack(monkeypatch, tmp_path):
     """The nodes by id, and their errors."""
     comfyui_pack.install(monkeypatch, tmp_path / "output")
     module, nodes = comfyui_pack.load(monkeypatch)
-    adapter = ModuleType(f"{module.__name__}.mist_attack.hosts.comfyui")
+    adapter = ModuleType(f"{module.__name__}.mist_attack.hosts.comfyui.adapter")
     adapter.ComfySurrogate = HostModel
     monkeypatch.setitem(sys.modules, adapter.__name__, adapter)
     engine = importlib.import_module(f"{module.__name__}.mist_attack.protect")

@@ -28,8 +28,8 @@ class MistGpuMeasure:
         return {"required": {**models, "after": ("LATENT",), "latent": ("LATENT",), **numbers}}
 
     def run(self, model, clip, vae, after, latent, side, steps):
-        from mist_attack.agreement import step_gradient
-        from mist_attack.hosts.comfyui import ComfySurrogate
+        from mist_attack.devices.agreement import step_gradient
+        from mist_attack.hosts.comfyui.adapter import ComfySurrogate
         from mist_attack.settings import Settings
 
         surrogate, settings = ComfySurrogate(vae, model, clip), Settings(working_size=side)
@@ -44,8 +44,8 @@ class MistGpuMeasure:
 
     @staticmethod
     def asked(surrogate, side):
-        from mist_attack.hosts.comfyui import _dtype
-        from mist_attack.hosts.lending import memory
+        from mist_attack.hosts.borrowing.lending import memory
+        from mist_attack.hosts.comfyui.adapter import _dtype
 
         return memory(side * side, _dtype(surrogate.model.model).itemsize, low_vram=False) / 2**30
 

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..hosts import heap
-from ..hosts.diffusers import DiffusersSurrogate, recomputed
-from ..hosts.lending import instance_attributes
+from ..hosts.borrowing import heap
+from ..hosts.borrowing.lending import instance_attributes
+from ..hosts.headless.diffusers import DiffusersSurrogate, recomputed
 from ..objectives import MIST_LATENTS
 
 RATE = 10_000.0  # 10^(fusion weight 1 + 3)

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from ..devices import available_bytes
-from ..hosts import diffusers
-from ..hosts.checkpoints import demo_models, find_checkpoint
+from ..hosts.headless import diffusers
+from ..hosts.headless.checkpoints import demo_models, find_checkpoint
 from ..settings import Settings, resolve
 from ..surrogate import Objective, Surrogate
 from . import cost, quality, tiles

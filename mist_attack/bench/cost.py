@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..hosts import heap
-from ..hosts.diffusers import DiffusersSurrogate
+from ..hosts.borrowing import heap
+from ..hosts.headless.diffusers import DiffusersSurrogate
 from ..loss import PictureLoss
 from ..objectives import PAIR, REUSED
 from ..pgd import Budget, pgd

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..hosts.diffusers import SD_V1, DiffusersSurrogate
-from ..hosts.prompts import END, FIXED_PROMPTS, LENGTH, START
+from ..hosts.headless.diffusers import SD_V1, DiffusersSurrogate
+from ..hosts.headless.prompts import END, FIXED_PROMPTS, LENGTH, START
 
 NARROW = {
     "unet": {"block_out_channels": [32, 64, 64, 64], "attention_head_dim": 4},

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingsError
-from ..hosts.diffusers import DiffusersSurrogate
+from ..hosts.headless.diffusers import DiffusersSurrogate
 from ..loss import PictureLoss
 from ..protect import objectives_for, protect, to_levels
 from ..settings import Settings, resolve

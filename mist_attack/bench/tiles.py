@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..hosts import diffusers
-from ..hosts.checkpoints import find_checkpoint
+from ..hosts.headless import diffusers
+from ..hosts.headless.checkpoints import find_checkpoint
 from ..pgd import Budget, pgd
 from ..settings import Settings
 from ..views import plan

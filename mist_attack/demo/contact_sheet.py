@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..evaluation import amplified, img2img, reconstruct, seen
-from ..hosts import diffusers
-from ..hosts.checkpoints import find_checkpoint
-from ..images import read_picture, to_u8
+from ..hosts.headless import diffusers
+from ..hosts.headless.checkpoints import find_checkpoint
+from ..pictures.reading import read_picture, to_u8
 from ..surrogate import Surrogate
 
 COLUMNS = ("before", "after", "difference x 8", "model sees before", "model sees after", "img2img before", "... after")

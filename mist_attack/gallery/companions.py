@@ -10,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path, PurePath
 from typing import Literal
 
-from ..images import PICTURE_SUFFIXES, UNREAD
+from ..pictures.reading import PICTURE_SUFFIXES, UNREAD
 from .paths import folded
 
 Kind = Literal["mask", "prompt"]

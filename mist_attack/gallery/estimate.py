@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 
 from ..errors import MistError
-from ..images import Picture, require_readable
-from ..metadata import Metadata
+from ..pictures.metadata import Metadata
+from ..pictures.reading import Picture, require_readable
 from ..settings import Settings
 from ..views import plan
 from .journal import Say, named, tell_passed
-from .ledger import PASSED_OVER, Ledger, NoLedger
-from .order import Order, Policy, name_of, task_for
-from .worker import Model, Task, attempt, opened, require_encodable
-from .works import Work
+from .manifest import PASSED_OVER, Ledger, NoLedger
+from .naming import Work
+from .request import Order, Policy, name_of, task_for
+from .task import Model, Task, attempt, opened, require_encodable
 
 SAMPLES = 3
 FEW_STEPS, LONG_ENOUGH = 3, 1.0  # more steps where that is over in less than a second

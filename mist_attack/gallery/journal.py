@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from ..pictures.writing import write_text
 from ..report import Report
-from ..saving import write_text
-from .ledger import PASSED_OVER, Row
+from .manifest import PASSED_OVER, Row
 from .selection import Passed
 
 REPORT_EVERY = 5.0  # seconds: the report is one JSON text, written as a whole

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SettingsError
-from ..images import UNREAD
+from ..pictures.reading import UNREAD
 from .companions import kind_of, looks_like_picture, stem_of
 from .lists import names_in
 from .paths import folded, require_no_root

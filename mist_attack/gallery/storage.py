@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import OutputError, SettingsError
-from ..saving import TEMPORARY, atomic_write, temporaries
+from ..pictures.writing import TEMPORARY, atomic_write, temporaries
 
 LOCK = "lock"
 SPARE_BYTES = 2**20

@@ -20,11 +20,11 @@ from backend.text_processing import classic_engine
 from modules import prompt_parser, sd_models, shared
 from torch import Tensor, nn
 
-from ..aliases import OutOfPlace
 from ..errors import CheckpointError
 from ..surrogate import Conditioning, Objective, Result, Surrogate, out_of_memory
-from .lean import lean
-from .lending import attributes, memory, named, recomputed, scale_gradient
+from .borrowing.aliases import OutOfPlace
+from .borrowing.lean import lean
+from .borrowing.lending import attributes, memory, named, recomputed, scale_gradient
 
 RECOMPUTED = {"ResBlock", "BasicTransformerBlock", "ResnetBlock"}  # nearly all activations, and never each other
 LOSS_SCALE = 1024.0  # a half-precision backward loses small gradients without it; exact, being a power of two

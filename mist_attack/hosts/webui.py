@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..surrogate import Conditioning, Objective, Result, Surrogate
-from .lean import lean
-from .lending import attributes, cast, frozen, named, recompute, recomputed, scale_gradient
+from .borrowing.lean import lean
+from .borrowing.lending import attributes, cast, frozen, named, recompute, recomputed, scale_gradient
 
 DIFFERENTIABLE_ATTENTION = {"sdp", "sdp-no-mem", "sub-quadratic", "V1", "InvokeAI", "Doggettx"}
 RECOMPUTED_IN_UNET = {"ResBlock", "BasicTransformerBlock"}  # they hold nearly all activations, and never each other

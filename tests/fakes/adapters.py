@@ -8,7 +8,7 @@ from itertools import cycle
 import torch
 from safetensors.torch import save_file
 
-from mist_attack.hosts import checkpoints, diffusers
+from mist_attack.hosts.headless import checkpoints, diffusers
 
 from . import comfy, forge, webui
 from .toy import ToySurrogate
@@ -73,7 +73,7 @@ def _arranged(surrogate, place):
 
 def _comfyui(folder, place):
     comfy.install()
-    from mist_attack.hosts.comfyui import ComfySurrogate
+    from mist_attack.hosts.comfyui.adapter import ComfySurrogate
 
     model, clip, vae = comfy.checkpoint()
     place.put(model.model.diffusion_model, vae.first_stage_model)

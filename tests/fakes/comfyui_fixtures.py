@@ -2,7 +2,7 @@
 
 import pytest
 
-from mist_attack.engines import comfyui_prompt
+from mist_attack.runners.comfyui_remote import graph
 
 from .comfyui_server import FakeComfy
 
@@ -10,7 +10,7 @@ from .comfyui_server import FakeComfy
 @pytest.fixture
 def quick(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(comfyui_prompt, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(graph, "POLL_SECONDS", 0.01)
 
 
 @pytest.fixture

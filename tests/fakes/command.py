@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mist_attack import cli
-from mist_attack.hosts import checkpoints, diffusers
+from mist_attack.command import main
+from mist_attack.hosts.headless import checkpoints, diffusers
 
 from .toy import ToySurrogate
 
@@ -50,4 +50,4 @@ def files(folder="."):
 
 
 def mist(*words):
-    return cli.main([str(word) for word in words])
+    return main.main([str(word) for word in words])

@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from mist_attack.hosts.diffusers import SD_V1
+from mist_attack.hosts.headless.diffusers import SD_V1
 
 UNET_INNER = {
     "norm1": "in_layers.0",

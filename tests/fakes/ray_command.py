@@ -5,8 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
-from mist_attack import cli
-from mist_attack.engines import ray_actors
+from mist_attack.command import main
+from mist_attack.runners import ray
 
 DEADLY = "deadly"
 """A picture with this in its name kills the worker that protects it."""
@@ -15,7 +15,7 @@ STILLBORN = "stillborn-"
 HERE = Path.cwd()
 
 
-class Worker(ray_actors.Worker):
+class Worker(ray.Worker):
     def ready(self):
         for file in HERE.glob(f"{STILLBORN}*"):
             file.unlink()
@@ -29,5 +29,5 @@ class Worker(ray_actors.Worker):
 
 
 if __name__ == "__main__":
-    ray_actors.Worker = Worker
-    sys.exit(cli.main())
+    ray.Worker = Worker
+    sys.exit(main.main())

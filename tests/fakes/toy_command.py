@@ -12,9 +12,9 @@ sys.path[:0] = [str(Path(__file__).parents[level]) for level in (1, 2)]
 
 from fakes.command import Model  # noqa: E402
 
-from mist_attack import cli  # noqa: E402
-from mist_attack.gallery import worker  # noqa: E402
-from mist_attack.hosts import checkpoints, diffusers  # noqa: E402
+from mist_attack.command import main  # noqa: E402
+from mist_attack.gallery import task  # noqa: E402
+from mist_attack.hosts.headless import checkpoints, diffusers  # noqa: E402
 
 DEADLY = "deadly"
 """A picture with this in its name kills the process that protects it."""
@@ -39,14 +39,14 @@ def run(folder, words, die_at=None):
             os.kill(os.getpid(), signal.SIGKILL)
         return real(task, model, on_step)
 
-    real = worker.protected
-    mock.patch.object(worker, "protected", protect).start()
+    real = task.protected
+    mock.patch.object(task, "protected", protect).start()
     mock.patch.object(diffusers, "load", lambda *_: Model()).start()
     mock.patch.object(checkpoints, "find_checkpoint", lambda _: Path("toy")).start()
     for name in ("replace", "unlink", "mkdir"):
         mock.patch.object(Path, name, dies(getattr(Path, name))).start()
     mock.patch.object(os, "fsync", dies(lambda _: None)).start()  # not a lost disk
-    code = cli.main([str(word) for word in words])
+    code = main.main([str(word) for word in words])
     sys.stdout.flush(), sys.stderr.flush()
     os._exit(code)
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from ... import __version__
+from ...command.flags import GPU_PARTS
 from ...devices import described
-from ...flags import GPU_PARTS
 from ...gallery.journal import Say
 from . import comfyui, cost, gradients, pictures, suite
 from .check import ROOT, Check, Part, Row, failed

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
-from ...hosts.diffusers import DiffusersSurrogate
+from ...hosts.headless.diffusers import DiffusersSurrogate
 from ...settings import Settings
 from ..baseline import as_published
 from ..cost import bare_encoder, bare_step, mist_steps, our_steps

@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ...agreement import agreement, agrees, step_gradient
-from ...hosts import diffusers
-from ...hosts.checkpoints import find_checkpoint
+from ...devices.agreement import agreement, agrees, step_gradient
+from ...hosts.headless import diffusers
+from ...hosts.headless.checkpoints import find_checkpoint
 from ...protect import protect
 from ...settings import Settings
 from .check import Check, Row, row

@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from ...hosts.diffusers import DiffusersSurrogate
+from ...hosts.headless.diffusers import DiffusersSurrogate
 from ...protect import protect
 from ...settings import Settings, preset_descriptions, resolve
 from ..meters import peak_bytes, waited

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mist_attack.cli import main
-from mist_attack.engines.comfyui import graph_for
-from mist_attack.engines.comfyui_client import Server
-from mist_attack.engines.comfyui_prompt import run
+from mist_attack.command.main import main
 from mist_attack.errors import MistError
+from mist_attack.runners.comfyui_remote.client import Server
+from mist_attack.runners.comfyui_remote.graph import run
+from mist_attack.runners.comfyui_remote.runner import graph_for
 from mist_attack.settings import resolve
 
 from .client import BaseFolder, Comfy

@@ -4,7 +4,7 @@ import pytest
 from models import checkpoint, v_prediction, with_lora
 from test_surrogate_contract import *  # noqa: F403
 
-from mist_attack.hosts.comfyui import ComfySurrogate
+from mist_attack.hosts.comfyui.adapter import ComfySurrogate
 
 
 def plain():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from models import autoencoder, checkpoint, conditioning, diffusion_model, v_prediction, with_lora
 
-from mist_attack.hosts.comfyui import ComfySurrogate
+from mist_attack.hosts.comfyui.adapter import ComfySurrogate
 
 SIDE, TIMESTEP = 64, 400
 

@@ -9,8 +9,8 @@ import torch
 from models import checkpoint, path
 from test_gradients import QUANTISED, SIDE, WITH_UNET, gradient, picture, sd1, semantic, textural
 
-from mist_attack.aliases import Aliases
-from mist_attack.hosts.comfyui import ComfySurrogate
+from mist_attack.hosts.borrowing.aliases import Aliases
+from mist_attack.hosts.comfyui.adapter import ComfySurrogate
 
 LAYERS = {"conv2d", "linear", "group_norm", "layer_norm"}
 PLAIN = [make for make in WITH_UNET if make not in QUANTISED]
@@ -77,7 +77,7 @@ def dynamic(surrogate, monkeypatch):
 
 def spare(monkeypatch, has_memory):
     """Whatever else runs on this machine."""
-    monkeypatch.setattr("mist_attack.hosts.comfyui.spare_memory", lambda *_: 1e12 if has_memory else 0.0)
+    monkeypatch.setattr("mist_attack.hosts.comfyui.adapter.spare_memory", lambda *_: 1e12 if has_memory else 0.0)
 
 
 @pytest.mark.parametrize("has_memory", [True, False])

@@ -16,7 +16,8 @@ def _use(name: str) -> None:
     sys.path.append(str(TESTS))
     from fakes import strict_device
 
-    from mist_attack.hosts import detect, lean
+    from mist_attack.hosts import detect
+    from mist_attack.hosts.borrowing import lean
 
     strict_device.load()
     lean.DEVICES.add("strict")

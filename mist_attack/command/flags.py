@@ -1,0 +1,199 @@
+"""The flags of the command, and which of them belong to whom."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+from .. import __version__
+from ..errors import SettingsError
+
+FORMATS = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}
+BENCH_PARTS = ("steps", "tiles", "scaling", "costs256", "peaks256", "costs512", "peaks512")
+GPU_PARTS = ("gradients", "cost", "pictures", "comfyui", "suite")
+DEVICE = "cpu, cuda:1, mps, xpu ... (default: the accelerator, if any)"
+ENGINES = ("single", "ray", "comfyui")
+CONTROLS = ("strength", "step", "objective", "fusion_weight", "direction", "view", "working_size", "prompt")
+SHARED_CONTROLS = ("steps", "gradient", "seed", "low_vram")
+GALLERY = ("name", "shard", "force", "limit", "shuffle", "fail_fast", "retries", "engine")
+OURS = ("inputs", "out", "preset", "config", "mask_file", "target", "format", "quality", *GALLERY, *CONTROLS)
+"""Flags that only our own family has."""
+THEIRS = (
+    "input_image_path",
+    "output_name",
+    "output_dir",
+    "input_dir_path",
+    "epsilon",
+    "input_size",
+    "block_num",
+    "mode",
+    "rate",
+    "mask",
+    "mask_path",
+    "non_resize",
+)
+"""Flags that only Mist has."""
+
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 nothing done; 2 some pictures failed; 3 all done, but files that look like pictures were "
+    "passed over (they are named at the end); 130 interrupted."
+)
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{message} (see '{self.prog} --help')")
+
+
+def _path(text: str) -> Path:
+    return Path(_name(text))
+
+
+def _name(text: str) -> str:
+    """A variable of a shell that was never set gives an empty word."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a name, got nothing")
+    return text
+
+
+def parser() -> tuple[Parser, Parser, Parser, Parser, Parser]:
+    """The whole, and the parsers of `protect`, `info`, `doctor` and `bench`."""
+    whole = Parser(prog="mist", description="Protect pictures against imitation by diffusion models.")
+    whole.add_argument("--version", action="version", version=f"mist {__version__}")
+    commands = whole.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+    protect = commands.add_parser("protect", help="protect pictures", allow_abbrev=False, epilog=EXIT_CODES)
+    _add_own_flags(protect)
+    _add_gallery_flags(protect)
+    _add_engine_flags(protect)
+    _add_shared_flags(protect)
+    _add_mist_flags(protect)
+    info = commands.add_parser("info", help="show devices, checkpoint, presets and targets", allow_abbrev=False)
+    info.add_argument("--checkpoint", type=_name, metavar="FILE|DIR|demo")
+    doctor = commands.add_parser("doctor", help="try a step on a device, against the CPU's", allow_abbrev=False)
+    doctor.add_argument("--device", help=DEVICE)
+    bench = commands.add_parser("bench", help="what a step costs here, against Mist's own loop", allow_abbrev=False)
+    _add_bench_flags(bench)
+    return whole, protect, info, doctor, bench
+
+
+def theirs(options: argparse.Namespace) -> bool:
+    """Are these Mist's own flags? Raises SettingsError for a mixture."""
+    named = [f"--{name}" for name in THEIRS if getattr(options, name) is not None]
+    if not named:
+        return False
+    ours = ["INPUT" if name == "inputs" else f"--{name.replace('_', '-')}" for name in OURS if _is_given(options, name)]
+    if ours:
+        found = f"({', '.join(named)}) do not mix with ours ({', '.join(ours)})"
+        raise SettingsError(f"Mist's own flags {found}. Use one kind.")
+    return True
+
+
+def _is_given(options: argparse.Namespace, name: str) -> bool:
+    return getattr(options, name) not in (None, [])
+
+
+def _add_own_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "inputs", nargs="*", type=_path, metavar="INPUT", help="pictures, folders, globs, @LIST (a file of names)"
+    )
+    group = parser.add_argument_group("our own flags")
+    group.add_argument("--out", type=_name, metavar="DIR|URL", help="where results go; tree and names stay")
+    group.add_argument("--strength", type=float, metavar="LEVELS", help="largest change, grey levels (default 16)")
+    group.add_argument("--step", type=float, metavar="LEVELS", help="change per step, grey levels (default 1)")
+    group.add_argument("--objective", help="fused, textural or semantic (default fused)")
+    group.add_argument("--fusion-weight", type=float, metavar="W", help="semantic against textural (default 1)")
+    group.add_argument("--direction", help="of the semantic term: ascent or descent (default ascent)")
+    group.add_argument("--view", help="of large pictures: whole, tiles or both (default whole)")
+    group.add_argument("--working-size", type=int, metavar="PIXELS", help="what the model sees at once (default 512)")
+    group.add_argument(
+        "--mask-file",
+        type=_path,
+        metavar="FILE",
+        help="white may change, black not; STEM.mask.png (or .jpg ...) beside a picture wins",
+    )
+    group.add_argument("--target", type=_name, metavar="FILE|NAME", help="what latents are pulled to (default lattice)")
+    group.add_argument("--prompt", help="what the picture is, to the model; STEM.prompt.txt beside a picture wins")
+    group.add_argument("--preset", type=_name, metavar="NAME", help="see 'mist info'")
+    group.add_argument("--config", type=_path, metavar="FILE.yaml", help="the same settings as lines of YAML")
+    group.add_argument("--format", choices=FORMATS, help="of the results (default: the input's where lossless)")
+    group.add_argument("--quality", type=int, metavar="1..100", help="of JPEG (default 95)")
+
+
+def _add_gallery_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "galleries",
+        "What is done already, by content and settings, is skipped: OUT/mist-manifest.jsonl has a line per picture. "
+        "A run that was killed goes on when it is started again.",
+    )
+    group.add_argument("--name", type=_name, metavar="TEMPLATE", help="of {stem}, {parent} and {dir}, as '{stem}-mist'")
+    group.add_argument("--force", action="store_true", default=None, help="protect again what is done already")
+    group.add_argument("--limit", type=int, metavar="N", help="at most so many pictures, not counting skipped ones")
+    group.add_argument("--shuffle", action="store_true", default=None, help="in another order, with the same results")
+    group.add_argument("--fail-fast", action="store_true", default=None, help="stop at the first failure")
+    group.add_argument("--retries", type=int, metavar="N", help="when the machine fails, not the picture (default 0)")
+    group.add_argument("--shard", metavar="I/N", help="only the I-th of N parts, for N machines")
+
+
+def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("who computes")
+    group.add_argument("--engine", choices=ENGINES, help="this process, Ray, or running ComfyUIs (default single)")
+    group.add_argument("--address", help="ray: of a running cluster (default: this machine alone)")
+    group.add_argument("--workers", type=int, metavar="N", help="ray: models at once (default: what the cluster has)")
+    group.add_argument("--gpus-per-worker", type=float, metavar="N", help="ray: default 1 where the cluster has GPUs")
+    group.add_argument("--url", action="append", metavar="URL", help="comfyui: of a server; may be given several times")
+    group.add_argument("--allow-remote", action="store_true", help="comfyui: pictures may leave this machine")
+    group.add_argument("--timeout", type=float, metavar="S", help="comfyui: seconds for one picture (default 3600)")
+
+
+def _add_shared_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("flags for both")
+    group.add_argument("-s", "--steps", type=int, help="default 100")
+    group.add_argument("--gradient", help="exact, or the faster sds or amortised (default exact)")
+    group.add_argument("--seed", type=int, help="default 23")
+    group.add_argument("--low-vram", action="store_true", default=None, help="recompute instead of keeping")
+    group.add_argument(
+        "--checkpoint", type=_name, metavar="FILE|DIR|demo", help="Stable Diffusion v1.x; comfyui: its name there"
+    )
+    group.add_argument("--device", help=DEVICE)
+    group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the UNet")
+    group.add_argument("--threads", type=int, metavar="N", help="CPU threads; part of what makes bytes repeatable")
+    group.add_argument("--report", type=_path, metavar="FILE.json", help="what was done to each picture")
+    group.add_argument("--dry-run", action="store_true", help="say what would be done, how long it takes, and stop")
+    group.add_argument("-q", "--quiet", action="store_true", help="errors only")
+
+
+def _add_bench_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--gpu", action="store_true", help="all that a graphics card must show, in six minutes")
+    parser.add_argument("--reduced", action="store_true", help="gpu: small, as on a CPU: to check the check itself")
+    parser.add_argument(
+        "--out", type=_path, metavar="FILE.json", help="default bench/results.json, or results-gpu.json"
+    )
+    parts = f"of {', '.join(BENCH_PARTS)}; gpu: of {', '.join(GPU_PARTS)}"
+    parser.add_argument("--only", nargs="+", choices=(*BENCH_PARTS, *GPU_PARTS), metavar="PART", help=parts)
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions of each way, in turns (default 3)")
+    parser.add_argument("--device", help=DEVICE)
+    types = "of the UNet (default float32; gpu: float16 on an accelerator)"
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help=types)
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+
+
+def _add_mist_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "Mist's own flags",
+        "Any of these puts the command under Mist's rules: pictures are resized to --input_size, and results go to "
+        "outputs/images/ or outputs/dirs/ under names that hold the settings. Not to be mixed with our own flags.",
+    )
+    group.add_argument("-img", "--input_image_path", type=_name, metavar="FILE", help="one picture")
+    group.add_argument("-inp", "--input_dir_path", type=_name, metavar="DIR", help="a folder of pictures")
+    group.add_argument("--output_name", type=_name, metavar="NAME", help="of the result of one picture")
+    group.add_argument("--output_dir", type=_name, metavar="NAME", help="of the folder of results")
+    group.add_argument("-e", "--epsilon", type=float, metavar="LEVELS", help="strength, grey levels")
+    group.add_argument("-in_size", "--input_size", type=int, metavar="PIXELS", help="default 512")
+    group.add_argument("-b", "--block_num", type=int, metavar="B", help="tiles per side, to save memory")
+    group.add_argument("--mode", type=int, choices=(0, 1, 2), help="0 semantic, 1 textural, 2 fused")
+    group.add_argument("--rate", type=float, metavar="W", help="fusion weight, an exponent")
+    group.add_argument("--mask", action="store_true", default=None, help="use --mask_path (white is protected)")
+    group.add_argument("--mask_path", type=_name, metavar="FILE", help="default test/processed_mask.png")
+    group.add_argument("--non_resize", action="store_true", default=None, help="keep the aspect")

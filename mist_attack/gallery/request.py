@@ -1,0 +1,101 @@
+"""What one command asks for, and how to go about it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import PictureError
+from ..pictures.reading import read_bytes
+from ..settings import Settings
+from .lists import decoded
+from .manifest import sha256
+from .naming import Work
+from .selection import Passed
+from .storage import Folder, Storage
+from .task import Prepare, Task
+
+
+@dataclass(frozen=True)
+class Order:
+    """All that one command asks for."""
+
+    works: list[Work]
+    settings: Settings
+    root: Path = Path()
+    """Of the works' outputs; the storage's names are relative to it."""
+    storage: Storage = field(default_factory=lambda: Folder(Path()))
+    remembers: bool = False
+    """Keeps a manifest, and skips what is done already."""
+    passed: list[Passed] = field(default_factory=list)
+    """Files that look like pictures and are not among the works."""
+    mask: Path | None = None
+    target: Tensor | None = None
+    target_sha256: str | None = None
+    lossy_quality: int | None = None
+    model_key: str = ""
+    """Tells one checkpoint from another."""
+    part: str = ""
+    """Of a gallery that several machines share."""
+    prepare: Prepare | None = None
+    """What is done to a picture, and to its settings, before it is protected."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a run goes about it; changes no picture's bytes."""
+
+    force: bool = False
+    limit: int | None = None
+    shuffle: bool = False
+    fail_fast: bool = False
+    retries: int = 0
+
+
+def task_for(order: Order, work: Work) -> tuple[Task, dict[str, Any]]:
+    """The task, and what its result depends on, as columns of the manifest. Raises PictureError."""
+    if work.refused:
+        raise PictureError(work.refused)
+    data, settings, mask_path = read_bytes(work.source), order.settings, work.mask or order.mask
+    mask = None if mask_path is None else read_bytes(mask_path)
+    if work.prompt:
+        settings = replace(settings, prompt=_read_prompt(work.prompt))
+    name = name_of(order, work)
+    task = Task(
+        name,
+        work.source,
+        data,
+        settings,
+        mask,
+        mask_path or Path("mask"),
+        order.lossy_quality,
+        own_prompt=work.prompt is not None,
+        prepare=order.prepare,
+    )
+    facts: dict[str, Any] = {
+        "source_sha256": sha256(data),
+        "mask_sha256": None if mask is None else sha256(mask),
+        "target_sha256": order.target_sha256,
+        "model_key": order.model_key,
+        "settings": settings.as_dict(),
+        "lossy_quality": order.lossy_quality,
+    }
+    return task, {**facts, "key": sha256(json.dumps([name, facts], sort_keys=True).encode())}
+
+
+def name_of(order: Order, work: Work) -> str:
+    """Of its result, and of its line in the manifest; a refused one has no result, and its source's name serves."""
+    return str(work.source) if work.refused else work.output.relative_to(order.root).as_posix()
+
+
+def _read_prompt(path: Path) -> str:
+    """On one line; an empty file is an empty prompt."""
+    is_empty = path.is_file() and path.stat().st_size == 0
+    try:
+        return "" if is_empty else " ".join(decoded(read_bytes(path)).split())
+    except UnicodeDecodeError as error:
+        raise PictureError(f"{path}: expected a prompt as UTF-8 text; save it so") from error

@@ -1,0 +1,175 @@
+"""Files in, protected files out, by whatever engine: skip what is done, try again, record a row for each."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import MistError, OutputError
+from . import manifest as ledgers
+from .journal import Journal, Say
+from .manifest import MAX_DEATHS, Ledger, NoLedger, Row, sha256
+from .naming import Work
+from .request import Order, Policy, name_of, task_for
+from .task import Engine, Outcome, Result
+
+
+def run(
+    order: Order,
+    engine: Engine,
+    policy: Policy = Policy(),  # noqa: B008  # frozen
+    *,
+    report: Path | None = None,
+    say: Say,
+    complain: Say,
+) -> list[str]:
+    """Protect everything; the status of each picture, and of each file that was passed over. A picture that fails is
+    recorded and the others go on.
+
+    What would be the same for every picture stops the run. An interruption keeps what is finished, with its rows.
+    CheckpointError and DeviceError for the model, and OutputError for the report itself or
+    while another run is at work in the same place, pass through.
+    """
+    with _ledger(order) as ledger, closing(engine):
+        return _Run(order, engine, policy, ledger, report, say, complain).go()
+
+
+def _ledger(order: Order) -> AbstractContextManager[Ledger]:
+    return ledgers.opened(order.storage, order.part) if order.remembers else nullcontext(NoLedger(order.storage))
+
+
+class _Run:
+    def __init__(
+        self, order: Order, engine: Engine, policy: Policy, ledger: Ledger, report: Path | None, say: Say, complain: Say
+    ) -> None:
+        self.order, self.engine, self.policy, self.ledger = order, engine, policy, ledger
+        self.journal = Journal(report, len(order.works), say, complain)
+        self.queue = deque(self._ordered())
+        self.flying: dict[str, tuple[Work, dict[str, Any]]] = {}
+        self.tries: dict[str, int] = {}
+        self.begun = 0
+        self.stopped = False
+
+    def go(self) -> list[str]:
+        try:
+            while self._fill():
+                if outcome := self.engine.wait():
+                    self._settle(outcome)
+        finally:
+            self._wind_up()
+        return self.journal.statuses
+
+    def _ordered(self) -> list[Work]:
+        """Pictures at which a worker died come last, so that they hold nothing up."""
+        works = list(self.order.works)
+        if self.policy.shuffle:
+            random.Random(self.order.settings.seed).shuffle(works)
+        return sorted(works, key=lambda work: self.ledger.deaths(name_of(self.order, work)))
+
+    def _fill(self) -> bool:
+        """Give the engine what it has room for; is anything left to wait for?"""
+        while self.queue and self.engine.has_room and not self.stopped:
+            self._start(self.queue.popleft())
+        return bool(self.flying) or (bool(self.queue) and not self.stopped)
+
+    def _start(self, work: Work) -> None:
+        name, facts = name_of(self.order, work), {}
+        try:
+            task, facts = task_for(self.order, work)
+            if not self.policy.force:
+                if line := self.ledger.done(name, facts["key"]):
+                    return self._skip(work, line)
+                if self.ledger.deaths(name) >= MAX_DEATHS:
+                    return self._give_up(work, facts)
+            if self.begun == self.policy.limit:
+                self.queue.clear()
+                return None
+            self.order.storage.require_room(len(task.data))
+            self.ledger.begin(name, counted=self.engine.dies_with_its_worker)
+        except MistError as error:
+            return self._fail(work, facts, str(error))
+        self.begun += name not in self.tries
+        self.tries[name] = self.tries.get(name, 0) + 1
+        self.flying[name] = work, facts
+        self.engine.submit(task)
+
+    def _settle(self, outcome: Outcome) -> None:
+        name = outcome.task.name
+        work, facts = self.flying.pop(name)
+        if outcome.result is not None:
+            self._keep(work, facts, outcome.result)
+        elif outcome.died:
+            if self.ledger.died(name) < MAX_DEATHS:
+                self.queue.append(work)
+            else:
+                self._give_up(work, facts, outcome.error)
+        elif outcome.elsewhere:
+            self.ledger.leave(name)
+            self.queue.appendleft(work)
+        elif outcome.again and self.tries[name] <= self.policy.retries:
+            self.ledger.leave(name)
+            self.queue.append(work)
+        else:
+            self._fail(work, facts, outcome.error or "failed")
+            if outcome.fatal:
+                self._stop()
+
+    def _stop(self) -> None:
+        self.stopped = True
+        if self.queue:
+            self.journal.complain(f"stopped: the other {len(self.queue)} would fail alike, and are left as they are.")
+            self.queue.clear()
+
+    def _keep(self, work: Work, facts: dict[str, Any], result: Result) -> None:
+        name = name_of(self.order, work)
+        try:
+            self.order.storage.write(name, result.data)
+        except OutputError as error:
+            return self._fail(work, facts, str(error))
+        facts = {**facts, "output_sha256": sha256(result.data), **result.environment}
+        self._finish(Row(*self._names(work), "protected", None, result.report, result.notices, facts), name)
+
+    def _fail(self, work: Work, facts: dict[str, Any], error: str) -> None:
+        self._finish(Row(*self._names(work), error=error, facts=facts), name_of(self.order, work))
+        self.stopped = self.policy.fail_fast
+
+    def _give_up(self, work: Work, facts: dict[str, Any], error: str | None = None) -> None:
+        why = f" ({error})" if error else ""
+        message = f"{work.source}: its worker died {MAX_DEATHS} times{why}. It is left out; --force tries it again."
+        self._fail(work, {**facts, "deaths": MAX_DEATHS}, message)
+
+    def _skip(self, work: Work, line: dict[str, Any]) -> None:
+        if line["status"] == "failed":
+            self.journal.add(Row(*self._names(work), "failed", line["error"]))
+            return
+        report = {**line["report"], "settings": line["settings"]}
+        self.journal.add(Row(*self._names(work), "skipped", None, report, line["notices"]))
+
+    def _finish(self, row: Row, name: str) -> None:
+        try:
+            self.ledger.finish(name, row)
+        except OutputError as error:  # the picture is there, but the next run will not know
+            row = replace(row, status="failed", error=str(error), report=None)
+        self.journal.add(row)
+
+    def _names(self, work: Work) -> tuple[str, str | None]:
+        name = name_of(self.order, work)
+        return str(work.source), None if work.refused else self.order.storage.shown(name)
+
+    def _wind_up(self) -> None:
+        """On every exit: nothing in the air counts as done or as dead, and the manifest is whole."""
+        try:
+            for name in self.flying:
+                self.ledger.leave(name)
+            for name, source in self.ledger.lost():
+                error = "its result was removed while the run went on; run it again"
+                self._finish(Row(source, self.order.storage.shown(name), error=error), name)
+            self.ledger.merge()
+        except OutputError as error:
+            self.journal.failed(str(error))
+        self.journal.pass_over(self.order.passed)
+        self.journal.close()

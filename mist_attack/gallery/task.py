@@ -1,0 +1,177 @@
+"""One picture, bytes in and bytes out: what every engine computes, and what the run asks of an engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .. import __version__
+from ..devices import described, described_safely, reason
+from ..errors import CheckpointError, MistError
+from ..pgd import OnStep
+from ..pictures.reading import Picture, read_mask, read_picture
+from ..pictures.writing import encode_picture
+from ..protect import protect
+from ..settings import Settings
+from ..surrogate import Surrogate, out_of_memory
+
+SMALL = 64  # pixels: the sides of a picture on which every model can do a step
+Prepare = Callable[[Picture, Settings], tuple[Picture, Settings]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that is needed of one picture, on whichever machine. `name` is that of the result, and identifies it."""
+
+    name: str
+    source: Path
+    """For messages; `data` is what is in it."""
+    data: bytes
+    settings: Settings
+    mask: bytes | None = None
+    mask_path: Path = Path("mask")
+    lossy_quality: int | None = None
+    own_prompt: bool = False
+    prepare: Prepare | None = None
+    """What is done to a picture, and to its settings, before it is protected."""
+
+
+@dataclass(frozen=True)
+class Result:
+    data: bytes
+    """Of the protected file."""
+    report: dict[str, Any]
+    notices: list[str]
+    environment: dict[str, Any]
+    """What the bytes depend on besides the request: mist, torch, device, threads."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task: a result or an error."""
+
+    task: Task
+    result: Result | None = None
+    error: str | None = None
+    again: bool = False
+    """It is the machine that failed, so another try may do."""
+    died: bool = False
+    """The worker is gone: killed, or out of memory."""
+    elsewhere: bool = False
+    """The worker is out of reach, through no fault of the picture: another one is to have it."""
+    fatal: bool = False
+    """It would be the same for every picture."""
+
+
+class Engine(Protocol):
+    """Computes tasks: submitted while there is room, waited for in between. Closed after use, always."""
+
+    dies_with_its_worker: bool
+    """It computes in this process: a picture that kills its worker kills the run."""
+
+    @property
+    def has_room(self) -> bool: ...
+
+    def submit(self, task: Task) -> None: ...
+
+    def wait(self) -> Outcome | None:
+        """Of any task; None where there is more room now. Raises CheckpointError where there is no model."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a worker holds."""
+
+    surrogate: Surrogate
+    target: Tensor | None = None
+    """(1, 3, h, w) in [0, 1], in place of the named pattern."""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def attempt(task: Task, model: Model, on_step: OnStep | None = None) -> Outcome:
+    """Protect; whatever goes wrong with the picture or the machine becomes an outcome."""
+    try:
+        return Outcome(task, protected(task, model, on_step))
+    except CheckpointError as error:
+        return Outcome(task, error=str(error), fatal=not task.own_prompt)
+    except MistError as error:
+        return Outcome(task, error=str(error))
+    except (RuntimeError, MemoryError, OSError, ValueError) as error:  # out of memory, a driver, a disk
+        failure = error
+    if isinstance(failure, RuntimeError) and not out_of_memory(failure) and not _can_step(task, model):
+        return Outcome(task, error=_of_the_device(model.surrogate.device, failure), again=True, fatal=True)
+    return Outcome(task, error=told(failure), again=True)
+
+
+def _can_step(task: Task, model: Model) -> bool:
+    """Whether a step on a small picture works, and so it was this picture that failed and not the device."""
+    settings = replace(task.settings, steps=1, working_size=SMALL)
+    try:
+        protect(torch.rand(1, 3, SMALL, SMALL), model.surrogate, settings)
+    except MistError:
+        return True
+    except RuntimeError:
+        return False
+    return True
+
+
+def _of_the_device(device: torch.device, error: RuntimeError) -> str:
+    return f"a step fails on {described_safely(device)}: {reason(device, error)} 'mist doctor' says what works there."
+
+
+def told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no further word'}"
+
+
+def protected(task: Task, model: Model, on_step: OnStep | None = None) -> Result:
+    """Raises as `read_picture`, `protect` and `encode_picture` do."""
+    picture, settings, mask, notices = opened(task)
+    require_encodable(task, picture)
+    result = protect(picture.images, model.surrogate, settings, mask=mask, target=model.target, on_step=on_step)
+    report = result.reports[0]
+    text = made_by(report.settings)
+    data, lost = encode_picture(task.name, result.images, picture, lossy_quality=task.lossy_quality, text=text)
+    told = [*notices, *report.notices, *lost]
+    return Result(data, report.as_dict(), told, environment(model.surrogate))
+
+
+def require_encodable(task: Task, picture: Picture) -> None:
+    """A black picture of its kind is encoded: what the format cannot hold is told before the steps. Raises as
+    `encode_picture` does."""
+    encode_picture(task.name, torch.zeros_like(picture.images), picture, lossy_quality=task.lossy_quality)
+
+
+def opened(task: Task) -> tuple[Picture, Settings, Tensor | None, list[str]]:
+    """The picture and its settings, prepared; its mask; and notices."""
+    picture, settings, mask = read_picture(task.source, task.data), task.settings, None
+    notices = list(picture.notices)
+    if task.prepare is not None:
+        picture, settings = task.prepare(picture, settings)
+    if task.mask is not None:
+        height, width = picture.images.shape[2:]
+        mask, more = read_mask(task.mask_path, height, width, task.mask)
+        notices += more
+    return picture, settings, mask, notices
+
+
+def made_by(settings: dict[str, Any]) -> dict[str, str]:
+    """For a PNG's text chunks: what was done, without any path."""
+    return {"Mist": json.dumps({"version": __version__, **settings})}
+
+
+def environment(surrogate: Surrogate) -> dict[str, Any]:
+    return {
+        "mist": __version__,
+        "torch": torch.__version__,
+        "device": described(surrogate.device),
+        "threads": torch.get_num_threads(),
+    }

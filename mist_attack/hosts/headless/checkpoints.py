@@ -1,0 +1,176 @@
+"""Checkpoint files: where they are looked for, and what is inside them before anything is built from it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ...errors import CheckpointError
+
+ENVIRONMENT = "MIST_CHECKPOINT"
+USUAL = Path("models/ldm/stable-diffusion-v1/model.ckpt")  # where Mist's own instructions put it
+DEMO = Path(__file__).parents[2] / "demo"
+
+ACCEPTED = (
+    "Accepted: a Stable Diffusion v1.x checkpoint in one .safetensors or .ckpt file, a diffusers folder of one "
+    '(unet/, vae/, text_encoder/, tokenizer/, scheduler/), or "demo".'
+)
+
+UNET_IN = "model.diffusion_model.input_blocks.0.0.weight"
+VAE_IN = "first_stage_model.encoder.conv_in.weight"
+TEXT_WIDTH = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+
+LIGHTNING = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
+
+# Part of a key -> what a file with such a key is. The first match counts.
+_FOREIGN = {
+    "lora": "a LoRA",
+    ".hada_w1": "a LyCORIS (LoHa)",
+    "emb_params": "a textual inversion embedding",
+    "string_to_param": "a textual inversion embedding",
+    "control_model.": "a ControlNet",
+    "controlnet_": "a ControlNet",
+    "conditioner.embedders.": "Stable Diffusion XL",
+    "joint_blocks.": "Stable Diffusion 3",
+    "double_blocks.": "Flux",
+    "cond_stage_model.model.": "Stable Diffusion 2",
+}
+
+
+def find_checkpoint(requested: str | None = None) -> Path:
+    """Path of the model to load: `requested`, else $MIST_CHECKPOINT, else models/ldm/stable-diffusion-v1/model.ckpt.
+
+    "demo" and "demo:1" name the bundled demo models of seeds 0 and 1; nothing else leads to them. Raises
+    CheckpointError where the first of the three that is given does not exist, or none is given.
+    """
+    named = requested or os.environ.get(ENVIRONMENT)
+    if not named:
+        return _usual()
+    if named.partition(":")[0] == "demo":
+        return _demo(named.partition(":")[2] or "0")
+    path = Path(named).expanduser()
+    if not path.exists():
+        origin = "--checkpoint" if requested else ENVIRONMENT
+        raise CheckpointError(f"{origin}: {named} does not exist. {ACCEPTED}")
+    return path
+
+
+def _usual() -> Path:
+    if USUAL.is_file():
+        return USUAL
+    raise CheckpointError(
+        f"No model. Looked at --checkpoint (not given), the variable {ENVIRONMENT} (not set) and {USUAL.as_posix()} "
+        f"in {Path.cwd()} (not there). {ACCEPTED}"
+    )
+
+
+def demo_models() -> list[str]:
+    """The names of the bundled demo models: demo:0, demo:1."""
+    return [f"demo:{folder.name.removeprefix('seed')}" for folder in sorted(DEMO.glob("seed*"))]
+
+
+def _demo(seed: str) -> Path:
+    folder = DEMO / f"seed{seed}"
+    if folder.is_dir():
+        return folder
+    raise CheckpointError(f"No demo model demo:{seed} in {DEMO}. There: {', '.join(demo_models()) or 'none'}.")
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors or .ckpt file by name, on the CPU, mapped from the disk where possible.
+
+    Nothing in the file is executed. Raises CheckpointError where it is cut short, no checkpoint, or holds code.
+    """
+    readers = {".safetensors": load_file, ".ckpt": _read_ckpt}
+    if path.suffix.lower() not in readers:
+        raise CheckpointError(f"{path}: expected a .safetensors or .ckpt file. {ACCEPTED}")
+    try:
+        found: Any = readers[path.suffix.lower()](path)
+    except MemoryError:
+        raise
+    except Exception as error:  # a broken pickle may raise anything
+        size = path.stat().st_size
+        raise CheckpointError(f"{path} ({size} bytes) cannot be read: {_reason(error)}. {ACCEPTED}") from error
+    while isinstance(found, Mapping) and "state_dict" in found:
+        found = found["state_dict"]
+    if not isinstance(found, Mapping):
+        raise CheckpointError(f"{path}: expected named tensors, found a {type(found).__name__}. {ACCEPTED}")
+    return {str(name): tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
+
+
+def _read_ckpt(path: Path) -> Any:
+    with _training_leftovers():
+        return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+
+
+def _training_leftovers() -> AbstractContextManager[Any]:
+    """Lets inert stand-ins take the place of what PyTorch Lightning leaves beside the weights (sd-v1-4.ckpt)."""
+    safe_globals = getattr(torch.serialization, "safe_globals", None)  # torch >= 2.5
+    if safe_globals is None:
+        return nullcontext()
+    names = {
+        LIGHTNING.rpartition(".")[2]: LIGHTNING.rpartition(".")[0],
+        "scalar": "numpy.core.multiarray",
+        "dtype": "numpy",
+        "encode": "_codecs",
+    }
+    return safe_globals([_stand_in(name, module) for name, module in names.items()])
+
+
+def _stand_in(name: str, module: str) -> type:
+    def ignore(self: object, *_: object) -> None:
+        pass
+
+    return type(name, (), {"__module__": module, "__init__": ignore, "__setstate__": ignore})
+
+
+def _reason(error: Exception) -> str:
+    code = re.search(r"GLOBAL (\S+)", str(error))
+    if code and code[1] == LIGHTNING and not hasattr(torch.serialization, "safe_globals"):
+        return f"it holds {LIGHTNING}, which only torch >= 2.5 can skip safely"
+    if code:
+        return f"it holds the Python object {code[1]}, and code in a checkpoint is never run"
+    if isinstance(error, (pickle.UnpicklingError, EOFError)):
+        return "it is no checkpoint"
+    return str(error).partition(".")[0].partition("\n")[0]
+
+
+def check_sd_v1(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raises CheckpointError, naming what was found, unless these are a Stable Diffusion v1.x checkpoint's tensors."""
+    found = _what_is_it(tensors)
+    if found:
+        raise CheckpointError(f"{path}: expected Stable Diffusion v1.x, found {found}. {ACCEPTED}")
+
+
+def _what_is_it(tensors: Mapping[str, Tensor]) -> str | None:
+    """Names what is not Stable Diffusion v1.x; None for what seems to be."""
+    for part, name in _FOREIGN.items():
+        if any(part in key for key in tensors):
+            return name
+    if UNET_IN not in tensors:
+        return _fragment(tensors)
+    if tensors[UNET_IN].shape[1] != 4:
+        channels = tensors[UNET_IN].shape[1]
+        return f"{'an inpainting' if channels == 9 else 'a'} UNet with {channels} input channels instead of 4"
+    if TEXT_WIDTH in tensors and tensors[TEXT_WIDTH].shape[1] == 1024:
+        return "Stable Diffusion 2"
+    return None if VAE_IN in tensors else "a UNet without its VAE"
+
+
+def _fragment(tensors: Mapping[str, Tensor]) -> str:
+    if VAE_IN in tensors or "encoder.conv_in.weight" in tensors:
+        return "a VAE alone"
+    if "down_blocks.0.resnets.0.norm1.weight" in tensors:
+        return "a UNet alone in diffusers' layout (name its folder instead)"
+    first = next(iter(tensors), None)
+    return f"{len(tensors)} tensors of another kind (the first: {first})" if first else "no tensors"

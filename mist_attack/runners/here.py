@@ -1,0 +1,54 @@
+"""This process, one picture after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..gallery.task import Model, Outcome, Task, attempt
+from ..pgd import OnStep, Progress
+from .bars import bar_for
+
+READ_LOSS_EVERY = 0.5  # seconds: reading a number waits for the device
+
+
+class SingleEngine:
+    """`mist_attack.gallery.task.Engine` with one model, loaded when the first picture comes."""
+
+    dies_with_its_worker = True
+
+    def __init__(self, load: Callable[[], Model], *, bars: bool = False) -> None:
+        self._load, self._bars = load, bars
+        self._model: Model | None = None
+        self._task: Task | None = None
+
+    @property
+    def has_room(self) -> bool:
+        return self._task is None
+
+    def submit(self, task: Task) -> None:
+        self._task = task
+
+    def wait(self) -> Outcome:
+        assert self._task is not None
+        self._model = self._model or self._load()
+        task, self._task = self._task, None
+        with bar_for(task, shown=self._bars) as bar:
+            return attempt(task, self._model, _on_step(bar))
+
+    def close(self) -> None:
+        self._model = self._task = None
+
+
+def _on_step(bar: Any) -> OnStep:
+    due = 0.0
+
+    def on_step(progress: Progress) -> None:
+        nonlocal due
+        bar.update(1)
+        if not bar.disable and time.monotonic() >= due:
+            bar.set_postfix_str(f"loss {float(progress.loss):.4g}")
+            due = time.monotonic() + READ_LOSS_EVERY
+
+    return on_step
