@@ -227,7 +227,7 @@ def allowed_levels(reach: Tensor) -> Tensor:
 
 
 def _of_no_strength(settings: Settings) -> list[str]:
-    if allowed_levels(torch.tensor(settings.epsilon)) >= 1:
+    if allowed_levels(torch.tensor(settings.epsilon, dtype=torch.float32, device="cpu")) >= 1:
         return []
     return [f"strength {settings.strength_levels:g} changes nothing: the pixels are the original's"]
 

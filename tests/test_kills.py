@@ -10,11 +10,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fakes import toy_command
 from fakes.command import draw
 from PIL import Image
+
+from mist_attack import ending
+from mist_attack.runners import here
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 TESTS = Path(__file__).parent
@@ -148,3 +152,26 @@ def test_a_full_disk_is_a_row_and_the_rest_goes_on(tmp_path):
     }
     assert not list((tmp_path / "out").rglob("*.tmp"))
     assert Path(tmp_path / "out/p0.png").exists() and not Path(tmp_path / "out/large.png").exists()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_end_that_was_told_inside_a_destructor_is_heard_at_the_next_step():
+    """Python prints what a destructor raises, and goes on."""
+
+    class Doomed:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    step = here._on_step(SimpleNamespace(update=lambda count: None, disable=True))
+    try:
+        ending.heed_signals()
+        step(None)
+        Doomed()
+        with pytest.raises(KeyboardInterrupt):
+            step(None)
+    finally:
+        ending.heed_signals()
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

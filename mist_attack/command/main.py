@@ -9,15 +9,13 @@ import argparse
 import io
 import os
 import re
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
+from ..ending import heed_signals, told_to_end
 from ..errors import DeviceError, MistError, SettingsError, quoted
 from .flags import BENCH_PARTS, GPU_PARTS, THEIRS, parser, theirs
 
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["THEIRS", "main"]
 
 DONE, NOTHING_DONE, SOME_FAILED, SOME_PASSED_OVER, INTERRUPTED = 0, 1, 2, 3, 130
-_ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 JPEG_WARNING = "JPEG is lossy: it weakens the protection, and the budget is not promised. PNG keeps both."
 
 
@@ -38,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a file's name may hold what the terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    _heed_signals()
+    heed_signals()
     whole, protect, info, doctor, bench = parser()
     protect.set_defaults(command=_protect)
     info.set_defaults(command=_info)
@@ -57,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _interrupted()
     except Exception:
-        if not _told_to_end():
+        if not told_to_end():
             raise
         return _interrupted()  # a library that is cut short may say so in words of its own
 
@@ -73,26 +70,6 @@ def _require_torch() -> None:
 def _interrupted() -> int:
     _complain("interrupted; finished pictures are kept.")
     return INTERRUPTED
-
-
-def _told_to_end() -> bool:
-    return any(signal.getsignal(ending) is signal.SIG_IGN for ending in _ENDINGS)
-
-
-def _heed_signals() -> None:
-    """A machine that is taken back, or a closed terminal, ends the run as Ctrl-C does."""
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, *_ENDINGS):
-            signal.signal(number, _interrupt)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Once: a container's init and its script both tell us, and winding up is not to be cut short by the second."""
-    del number, frame
-    for ending in _ENDINGS:
-        signal.signal(ending, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    raise KeyboardInterrupt
 
 
 def _protect(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ..ending import told_to_end
 from ..gallery.task import Model, Outcome, Task, attempt
 from ..pgd import OnStep, Progress
 from .bars import bar_for
@@ -47,6 +48,8 @@ def _on_step(bar: Any) -> OnStep:
     def on_step(progress: Progress) -> None:
         nonlocal due
         bar.update(1)
+        if told_to_end():
+            raise KeyboardInterrupt
         if not bar.disable and time.monotonic() >= due:
             bar.set_postfix_str(f"loss {float(progress.loss):.4g}")
             due = time.monotonic() + READ_LOSS_EVERY
