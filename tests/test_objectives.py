@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mist_attack.loss import PictureLoss
-from mist_attack.objectives import SPREAD, Fused, Semantic, SpreadDraws, Textural, build
+from mist_attack.objectives import ESTIMATES, SPREAD, Fused, Semantic, SpreadDraws, Textural, build
 from mist_attack.settings import Settings
 from mist_attack.views import plan
 
@@ -69,10 +69,14 @@ def mist():
     return Mist()
 
 
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
 def draws_of(latents, surrogate, seed, gradient="exact"):
     """The timestep and noise that an objective draws from a fresh generator."""
     generator = torch.Generator().manual_seed(seed)
-    return Semantic(surrogate, None, gradient).draw(latents, len(surrogate.sigmas), generator)
+    return Semantic(surrogate, None, ESTIMATES[gradient]).draw(latents, len(surrogate.sigmas), generator)
 
 
 def picture_loss(surrogate, settings, y, size, seed):
@@ -130,7 +134,7 @@ def test_textural_gradient_is_checked_by_finite_differences():
 def test_sds_gradient_is_its_defining_formula(mist, direction, sign):
     surrogate = AsSurrogate(mist)
     latents = torch.randn(2, 4, 8, 8)
-    objective = Semantic(surrogate, None, "sds", direction)
+    objective = Semantic(surrogate, None, ESTIMATES["sds"], direction)
     loss, gradient = objective.value_and_gradient(latents, torch.Generator().manual_seed(5))
 
     timestep, noise = draws_of(latents, surrogate, 5, "sds")
@@ -177,8 +181,10 @@ def test_sds_is_the_exact_gradient_of_a_constant_unet(mist):
     surrogate = AsSurrogate(mist)
     nn.init.zeros_(mist.unet[0].weight)
     latents = torch.randn(1, 4, 8, 8)
-    _, exact = Semantic(surrogate, None, "exact").value_and_gradient(latents, torch.Generator().manual_seed(5))
-    _, sds = Semantic(surrogate, None, "sds").value_and_gradient(latents, torch.Generator().manual_seed(5))
+    _, exact = Semantic(surrogate, None, ESTIMATES["exact"]).value_and_gradient(
+        latents, torch.Generator().manual_seed(5)
+    )
+    _, sds = Semantic(surrogate, None, ESTIMATES["sds"]).value_and_gradient(latents, torch.Generator().manual_seed(5))
     assert exact.abs().max() < 1e-5 < sds.abs().max()
 
 
@@ -186,7 +192,7 @@ def test_amortised_is_two_draws_of_sds_at_every_third_step_and_stays_in_between(
     surrogate, latents = AsSurrogate(mist), torch.randn(5, 1, 4, 8, 8)
     settings = Settings(objective="semantic", gradient="amortised")
     objective = build(settings, surrogate, None, None)
-    sds = Semantic(surrogate, None, "sds")
+    sds = Semantic(surrogate, None, ESTIMATES["sds"])
     generator, same = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
     found = [objective.value_and_gradient(z, generator) for z in latents]
     pairs = [[sds.value_and_gradient(latents[step], same) for _ in range(2)] for step in (0, 3)]
@@ -200,8 +206,8 @@ def test_amortised_is_two_draws_of_sds_at_every_third_step_and_stays_in_between(
 def test_fused_is_the_weighted_sum_and_reports_the_ratio(mist, gradient):
     surrogate = AsSurrogate(mist)
     latents, target = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
-    textural, semantic = Textural(target), Semantic(surrogate, None, gradient)
-    fused = Fused(textural, Semantic(surrogate, None, gradient), 3e4)
+    textural, semantic = Textural(target), Semantic(surrogate, None, ESTIMATES[gradient])
+    fused = Fused(textural, Semantic(surrogate, None, ESTIMATES[gradient]), 3e4)
     loss, g = fused.value_and_gradient(latents, torch.Generator().manual_seed(1))
     loss_t, g_t = textural.value_and_gradient(latents, torch.Generator().manual_seed(1))
     loss_s, g_s = semantic.value_and_gradient(latents, torch.Generator().manual_seed(1))

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mist_attack.budget import Linf, to_levels, to_unit
 from mist_attack.errors import PictureError, SettingsError, Stop
-from mist_attack.protect import protect, quantize, to_levels
+from mist_attack.protect import protect
 from mist_attack.settings import Settings, preset_names, resolve
 from mist_attack.views import plan
 
@@ -95,15 +96,20 @@ def test_no_preset_but_mist_darkens_or_tints(preset, direction):
     assert max(abs(shift) for shift in report.mean_shift_levels) <= 0.5
 
 
+def quantized(x, original, strength):
+    everywhere = torch.ones(1, 1, *x.shape[2:])
+    return Linf(to_unit(original), strength / 255, everywhere, keep_tone=False).quantize(x)
+
+
 def test_rounding_keeps_the_budget_and_adds_no_bias():
     generator = torch.Generator().manual_seed(0)
     original = torch.randint(16, 240, (1, 3, 400, 400), generator=generator, dtype=torch.uint8)
     shift = torch.rand(1, 3, 400, 400, generator=generator) * 32 - 16
     x = (original + shift) / 255
-    result = quantize(x, original, torch.full((1, 1, 1, 1), 16 / 255))
+    result = quantized(x, original, 16)
     assert (result.int() - original.int()).abs().max() == 16
     assert abs(float((result.float() - x * 255).mean())) < 0.02
-    fractional = quantize(x, original, torch.full((1, 1, 1, 1), 12.5 / 255))
+    fractional = quantized(x, original, 12.5)
     assert (fractional.int() - original.int()).abs().max() == 12
 
 
@@ -111,7 +117,7 @@ def test_rounding_keeps_the_budget_and_adds_no_bias():
 def test_quantize_is_exact_on_the_grid(level, shift):
     original = torch.full((1, 3, 1, 1), level, dtype=torch.uint8)
     x = torch.full((1, 3, 1, 1), (level + shift) / 255).clamp(0, 1)
-    result = quantize(x, original, torch.full((1, 1, 1, 1), 16 / 255))
+    result = quantized(x, original, 16)
     assert int(result[0, 0]) - level == max(-min(16, level), min(min(16, 255 - level), shift))
 
 
