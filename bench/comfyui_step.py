@@ -88,6 +88,8 @@ def bare_step(model, vae, wanted):
     import torch
     from comfy.ldm.modules.attention import attention_pytorch
 
+    from mist_attack.needs import NEEDS
+
     def attention(_, *args, **kwargs):
         return attention_pytorch(*args, **{**kwargs, "_inside_attn_wrapper": True})
 
@@ -102,7 +104,7 @@ def bare_step(model, vae, wanted):
     def step():
         latents = encoder.encode(image)
         loss = latents.square().mean()
-        if wanted.objective != "textural":
+        if NEEDS[wanted.objective].denoiser:
             options = {"optimized_attention_override": attention}
             predicted = unet(latents + noise, timestep, context=context, transformer_options=options)
             loss = loss + (predicted - noise).square().mean()

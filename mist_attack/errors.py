@@ -42,6 +42,10 @@ class DeviceError(MistError):
     """A device cannot do a step, for another reason than memory: no picture can be protected on it."""
 
 
+class BudgetError(MistError):
+    """A result moves by more than was asked for: our own fault, found by the last check and not written."""
+
+
 class OutputError(MistError):
     """A result cannot be written."""
 

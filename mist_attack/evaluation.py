@@ -8,9 +8,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from .budget import to_levels
 from .errors import PictureError
 from .loss import PictureLoss
-from .protect import check, objectives_for, to_levels
+from .needs import possible
+from .protect import check, objectives_for, prompt_for
 from .randomness import integers, normal, seeded
 from .report import psnr, ssim
 from .settings import Settings
@@ -20,7 +22,7 @@ from .views import View, plan
 
 def seen(surrogate: Surrogate, image: Tensor, working_size: int) -> tuple[View, Tensor]:
     """The one view of the whole (1, 3, H, W) picture, and what the model sees of it on its device."""
-    multiple = surrogate.spatial_multiple("fused" if len(surrogate.sigmas) else "textural")
+    multiple = surrogate.spatial_multiple(possible(denoiser=len(surrogate.sigmas) > 0)[-1])
     (view,) = plan(image.shape[2], image.shape[3], "whole", working_size, multiple)
     return view, view.look(view.region(image.to(surrogate.device)))
 
@@ -88,8 +90,8 @@ def compare(
         raise PictureError(f"Expected two pictures of one size; got {tuple(before.shape)} and {tuple(after.shape)}.")
     check(before, target=target)
     check(after)
-    if conditioning is None and settings.objective != "textural":
-        conditioning = surrogate.conditioning(settings.prompt)
+    if conditioning is None:
+        conditioning = prompt_for(surrogate, settings)
     multiple = surrogate.spatial_multiple(settings.objective)
     (view,) = plan(before.shape[2], before.shape[3], "whole", settings.working_size, multiple)
     before, after = (picture.to(surrogate.device, torch.float32) for picture in (before, after))

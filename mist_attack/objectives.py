@@ -9,17 +9,18 @@ Normalisation: both terms are means per image, and fused = textural - (semantic_
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from .needs import NEEDS
 from .randomness import integers, normal, seeded, uniform
-from .settings import Settings
+from .settings import Gradient, Settings
 from .surrogate import Conditioning, Surrogate
 
 MIST_LATENTS = 16384
-REUSED, PAIR = 3, 2  # steps, draws
 SPREAD, GOLDEN = (0.1, 0.25), (5**0.5 - 1) / 2
 JUDGED_TIMESTEPS = (0.125, 0.375, 0.625, 0.875)  # of the schedule: strata, so that few draws judge it evenly
 
@@ -94,23 +95,49 @@ class SpreadDraws:
         return ((low + (high - low) * (places % 1)) * length).long(), noise
 
 
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """How the semantic gradient is estimated: three choices that do not depend on each other."""
+
+    through: bool
+    """By the derivative of the denoiser. Else its Jacobian is left out (Xue et al. 2024, arXiv 2311.12832):
+    g = -(2 / N) * (eps_pred - noise) / sqrt(1 + sigma^2), the last factor being d noised / d latents for a
+    variance-preserving model."""
+    spread: bool
+    """Draws that few steps can use (see SpreadDraws), else random_draws."""
+    draws: int = 1
+    """Whose mean is a gradient."""
+    steps: int = 1
+    """For which a gradient serves."""
+
+
+ESTIMATES: dict[Gradient, Estimate] = {
+    "exact": Estimate(through=True, spread=False),
+    "sds": Estimate(through=False, spread=True),
+    "amortised": Estimate(through=False, spread=True, draws=2, steps=3),
+}
+"""What the words of `Settings.gradient` stand for."""
+
+
 class Semantic:
     """Minus the denoising loss at a random timestep (AdvDM, Liang et al. 2023, arXiv 2302.04578, eq. 6).
 
-    `exact` differentiates through the UNet. `sds` leaves out its Jacobian (Xue et al. 2024, arXiv 2311.12832):
-    g = -(2 / N) * (eps_pred - noise) / sqrt(1 + sigma^2), the last factor being d noised / d latents for a
-    variance-preserving model; it draws what its few steps can use (see SpreadDraws). Direction `descent` minimises the
-    denoising loss instead.
+    Of the estimate, what makes a single draw. Direction `descent` minimises the denoising loss instead.
     """
 
     deterministic = False
 
     def __init__(
-        self, surrogate: Surrogate, conditioning: Conditioning, gradient: str = "exact", direction: str = "ascent"
+        self,
+        surrogate: Surrogate,
+        conditioning: Conditioning,
+        estimate: Estimate = ESTIMATES["exact"],
+        direction: str = "ascent",
     ) -> None:
-        self.surrogate, self.conditioning, self.gradient = surrogate, conditioning, gradient
+        self.surrogate, self.conditioning = surrogate, conditioning
         self.sign = -1.0 if direction == "ascent" else 1.0
-        self.draw: Draws = SpreadDraws() if gradient == "sds" else random_draws
+        self.draw: Draws = SpreadDraws() if estimate.spread else random_draws
+        self._differentiated = self._through if estimate.through else self._past
 
     def value(self, latents: Tensor) -> Tensor:
         raise TypeError("the denoising loss is a random draw; two values cannot be compared")
@@ -119,10 +146,7 @@ class Semantic:
         sigmas = self.surrogate.sigmas
         timesteps, noise = self.draw(latents, len(sigmas), generator)
         sigma = sigmas[timesteps]
-        if self.gradient == "sds":
-            loss, gradient = self._sds(latents, noise, sigma)
-        else:
-            loss, gradient = self._exact(latents, noise, sigma)
+        loss, gradient = self._differentiated(latents, noise, sigma)
         return self.sign * loss, self.sign * gradient
 
     def measure(self, latents: Tensor, seed: int) -> dict[str, Tensor]:
@@ -135,13 +159,13 @@ class Semantic:
                 losses.append(_mean_square(self._error(latents, noise, sigma)).mean())
         return {"denoising_loss": torch.stack(losses).mean()}
 
-    def _exact(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    def _through(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         leaf = latents.detach().requires_grad_()
         loss = _mean_square(self._error(leaf, noise, sigma))
         (gradient,) = torch.autograd.grad(loss.sum(), leaf)
         return loss.detach(), gradient
 
-    def _sds(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    def _past(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             error = self._error(latents, noise, sigma)
         scale = (2 / error[0].numel()) / (1 + sigma.square()).sqrt()
@@ -155,8 +179,8 @@ class Semantic:
 
 
 class Amortised:
-    """A semantic objective whose gradient is computed at every REUSED-th step, as the mean of a pair of draws with
-    opposite noise, and serves until the next.
+    """A semantic objective whose gradient is the mean of `draws` (with SpreadDraws, pairs of opposite noise), and
+    serves for `steps`.
 
     It changes more by the draw than by the step: fewer and steadier ones protect better than a new one at each step.
     The encoder's backward, which changes with the step, is always new.
@@ -164,15 +188,15 @@ class Amortised:
 
     deterministic = False
 
-    def __init__(self, semantic: Semantic) -> None:
-        self.semantic, self.calls = semantic, 0
+    def __init__(self, semantic: Semantic, *, draws: int, steps: int) -> None:
+        self.semantic, self.draws, self.steps, self.calls = semantic, draws, steps, 0
         self.kept: tuple[Tensor, Tensor] | None = None
 
     def value(self, latents: Tensor) -> Tensor:
         return self.semantic.value(latents)
 
     def value_and_gradient(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        if self.kept is None or self.calls % REUSED == 0:
+        if self.kept is None or self.calls % self.steps == 0:
             self.kept = self._mean(latents, generator)
         self.calls += 1
         return self.kept
@@ -182,7 +206,7 @@ class Amortised:
 
     def _mean(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         losses, gradients = zip(
-            *(self.semantic.value_and_gradient(latents, generator) for _ in range(PAIR)), strict=True
+            *(self.semantic.value_and_gradient(latents, generator) for _ in range(self.draws)), strict=True
         )
         return torch.stack(losses).mean(0), torch.stack(gradients).mean(0)
 
@@ -214,20 +238,22 @@ def build(
     settings: Settings, surrogate: Surrogate, target_latents: Tensor | None, conditioning: Conditioning
 ) -> LatentObjective:
     """The objective that `settings` name. Target latents may be None for semantic, conditioning for textural."""
-    if settings.objective == "textural":
-        assert target_latents is not None
-        return Textural(target_latents)
-    semantic = _semantic(settings, surrogate, conditioning)
-    if settings.objective == "semantic":
+    needs = NEEDS[settings.objective]
+    semantic = _semantic(settings, surrogate, conditioning) if needs.denoiser else None
+    if not needs.target:
+        assert semantic is not None
         return semantic
     assert target_latents is not None
-    return Fused(Textural(target_latents), semantic, settings.semantic_weight)
+    textural = Textural(target_latents)
+    return textural if semantic is None else Fused(textural, semantic, settings.semantic_weight)
 
 
 def _semantic(settings: Settings, surrogate: Surrogate, conditioning: Conditioning) -> Semantic | Amortised:
-    if settings.gradient == "amortised":
-        return Amortised(Semantic(surrogate, conditioning, "sds", settings.direction))
-    return Semantic(surrogate, conditioning, settings.gradient, settings.direction)
+    estimate = ESTIMATES[settings.gradient]
+    semantic = Semantic(surrogate, conditioning, estimate, settings.direction)
+    if estimate.draws == estimate.steps == 1:
+        return semantic
+    return Amortised(semantic, draws=estimate.draws, steps=estimate.steps)
 
 
 def _mean_square(difference: Tensor) -> Tensor:

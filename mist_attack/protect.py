@@ -9,14 +9,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .budget import FORGIVEN, Budget, budget_for, to_levels, to_unit
 from .errors import PictureError
 from .loss import PictureLoss
+from .needs import NEEDS
 from .objectives import Fused, LatentObjective, build
-from .pgd import Budget, OnStep, pgd
+from .pgd import OnStep, pgd
 from .randomness import seeded
 from .report import Report, pixel_figures
 from .settings import Settings
-from .surrogate import Surrogate, out_of_memory
+from .surrogate import Conditioning, Surrogate, out_of_memory
 from .targets import PatternTarget, PictureTarget
 from .views import View, plan
 
@@ -46,15 +48,20 @@ def protect(
     conditioning: in place of settings.prompt. on_step: see pgd.Progress; raising Stop keeps what is reached.
     Each picture is treated alone, with its own generator: results do not depend on the batch.
     Where memory runs out a picture is done again in thriftier ways, which its report says; `on_step` starts again.
-    Raises PictureError, SettingsError, GradientError, and torch's own error where memory is not enough for any way;
-    `images` is never written to.
+    Raises PictureError, SettingsError, GradientError, BudgetError, and torch's own error where memory is not enough for
+    any way; `images` is never written to.
     """
     mask = check(images, mask, target)
-    if conditioning is None and settings.objective != "textural":
-        conditioning = surrogate.conditioning(settings.prompt)
+    if conditioning is None:
+        conditioning = prompt_for(surrogate, settings)
     job = _Job(surrogate, settings, target, conditioning, on_step)
     results = [job.protect(images[i : i + 1], mask[i : i + 1]) for i in range(len(images))]
     return Protected(torch.cat([result.images for result in results]), [r for x in results for r in x.reports])
+
+
+def prompt_for(surrogate: Surrogate, settings: Settings) -> Conditioning | None:
+    """The settings' prompt encoded, where their objective needs it. Raises CheckpointError."""
+    return surrogate.conditioning(settings.prompt) if NEEDS[settings.objective].denoiser else None
 
 
 def check(images: Tensor, mask: Tensor | None = None, target: Tensor | None = None) -> Tensor:
@@ -132,15 +139,15 @@ class _Job:
         begun, settings = time.perf_counter(), self.settings
         generator = seeded(ready.device, settings.seed)
         source = image.to(ready.device, torch.float32)
-        original = to_levels(source)
-        budget = Budget(to_unit(original), settings.epsilon, mask.to(ready.device), keep_tone=settings.keep_tone)
+        budget = budget_for(source, mask, settings)
+        original = to_levels(budget.x0)
         height, width = image.shape[2:]
         objectives, target_name = objectives_for(ready, settings, views, height, width, self.target, self.conditioning)
         loss = PictureLoss(ready, views, objectives, generator)
 
         before = loss.measure(budget.x0, settings.seed)
-        movable = bool(allowed_levels(budget.reach).any())
-        protected, done = self._descend(loss, budget, original, generator) if movable else (original, 0)
+        movable = bool(budget.allowed.any())
+        protected, done = self._descend(loss, budget, generator) if movable else (original, 0)
         after = loss.measure(to_unit(protected), settings.seed)
 
         report = Report(
@@ -159,11 +166,10 @@ class _Job:
             **pixel_figures(original.cpu(), protected.cpu(), settings.epsilon * 255),
         )
         result = torch.where(budget.reach > 0, to_unit(protected), source)
+        budget.check(to_levels(result))
         return Protected(result.to(image.device), [report])
 
-    def _descend(
-        self, loss: PictureLoss, budget: Budget, original: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, int]:
+    def _descend(self, loss: PictureLoss, budget: Budget, generator: torch.Generator) -> tuple[Tensor, int]:
         """The protected picture in levels, and the steps done."""
         settings = self.settings
         x, done = pgd(
@@ -176,7 +182,7 @@ class _Job:
             generator=generator if settings.random_start else None,
             on_step=self.on_step,
         )
-        return quantize(x, original, budget.reach), done
+        return budget.quantize(x), done
 
 
 def objectives_for(
@@ -190,7 +196,7 @@ def objectives_for(
 ) -> tuple[list[LatentObjective], str | None]:
     """One per view of a (height, width) picture, and the target's name: target latents once per distinct crop of the
     target. Within `Surrogate.run`; target as in `protect`, conditioning as the surrogate made it."""
-    if settings.objective == "semantic":
+    if not NEEDS[settings.objective].target:
         return [build(settings, ready, None, conditioning) for _ in views], None
     pulled = PatternTarget(settings.target) if target is None else PictureTarget(target, height, width)
     latents: dict[object, Tensor] = {}
@@ -201,33 +207,8 @@ def objectives_for(
     return [build(settings, ready, latents[pulled.key(view)], conditioning) for view in views], pulled.name
 
 
-def to_levels(images: Tensor) -> Tensor:
-    """[0, 1] -> uint8 by rounding; truncation would darken by half a level."""
-    return images.mul(255).round_().clamp_(0, 255).to(torch.uint8)
-
-
-def to_unit(levels: Tensor) -> Tensor:
-    """uint8 -> [0, 1], float32 whatever torch's default is."""
-    return levels.to(torch.float32) / 255
-
-
-def quantize(x: Tensor, original: Tensor, reach: Tensor) -> Tensor:
-    """Round to uint8 so that |result - original| <= 255 * reach holds for every value, always.
-
-    x: (1, 3, H, W) in [0, 1]. original: (1, 3, H, W) uint8. reach: (1, 1, H, W), unit range.
-    """
-    allowed = allowed_levels(reach)
-    shift = x.mul(255).sub_(original).round_().clamp_(-allowed, allowed)
-    return shift.add_(original).clamp_(0, 255).to(torch.uint8)
-
-
-def allowed_levels(reach: Tensor) -> Tensor:
-    """Whole grey levels by which a value of the 8-bit file may move. reach: unit range."""
-    return (reach * 255 + 1e-3).floor()  # 1e-3 levels forgive float rounding of k / 255 * 255
-
-
 def _of_no_strength(settings: Settings) -> list[str]:
-    if allowed_levels(torch.tensor(settings.epsilon, dtype=torch.float32, device="cpu")) >= 1:
+    if settings.strength_levels + FORGIVEN >= 1:
         return []
     return [f"strength {settings.strength_levels:g} changes nothing: the pixels are the original's"]
 

@@ -8,12 +8,13 @@ k-diffusion (Karras et al. 2022, arXiv 2206.00364): noised latents are `latents 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-Objective = Literal["textural", "semantic", "fused"]
+from .needs import Objective as Objective
+
 Conditioning = Any
 """A prompt in the model's own form: made and consumed by the same adapter, opaque to the engine."""
 
@@ -43,10 +44,6 @@ class Surrogate(Protocol):
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, C, H/f, W/f): the posterior's mean, not a sample. Differentiable."""
-        ...
-
-    def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Posterior mean and log-variance, both (B, C, H/f, W/f) in the autoencoder's own scale. Differentiable."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -15,8 +15,9 @@ from modules import call_queue, progress, shared
 from pydantic import BaseModel, Field
 
 from mist_attack import __version__
-from mist_attack.errors import CheckpointError, GradientError, MistError, SettingsError, quoted
+from mist_attack.errors import BudgetError, CheckpointError, GradientError, MistError, SettingsError, quoted
 from mist_attack.hosts.detect import loaded_model
+from mist_attack.needs import possible
 from mist_attack.pictures.reading import Picture
 from mist_attack.settings import preset_descriptions
 from mist_attack.surrogate import out_of_memory
@@ -25,7 +26,7 @@ from mist_attack.targets import target_names
 from . import infotext, options, pictures
 from .jobs import Outcome, checked_size, protect_picture
 
-BAD_REQUEST, CONFLICT, TOO_LARGE, NOT_A_REQUEST = 400, 409, 413, 422
+BAD_REQUEST, CONFLICT, TOO_LARGE, NOT_A_REQUEST, OUR_FAULT = 400, 409, 413, 422, 500
 TASK_LENGTH = 200
 
 
@@ -144,7 +145,7 @@ def _answer(outcome: Outcome, picture: Picture, *, with_difference: bool) -> Pro
     text = infotext.appended(pictures.parameters_of(picture), infotext.keys_of(outcome.report))
     report = outcome.report.as_dict()
     return ProtectResponse(
-        image=pictures.encoded(outcome.image, text),
+        image=pictures.encoded(outcome.image, text, outcome.check),
         difference=pictures.encoded(outcome.difference) if with_difference else "",
         report=report | {"notices": [*report["notices"], *picture.notices]},
         infotext=text,
@@ -161,7 +162,7 @@ def info() -> InfoResponse:
             pass
         else:
             model = surrogate.name
-            objectives = ["textural", "semantic", "fused"] if len(surrogate.sigmas) else ["textural"]
+            objectives = possible(denoiser=len(surrogate.sigmas) > 0)
     return InfoResponse(
         version=__version__,
         model=model,
@@ -189,11 +190,14 @@ def _queued(task: str) -> Iterator[None]:
 
 @contextmanager
 def _http_errors() -> Iterator[None]:
-    """Our own messages as HTTP 4xx: 400 for what was sent, 409 for the model that is loaded, 413 for memory."""
+    """Our own messages as HTTP 4xx: 400 for what was sent, 409 for the model that is loaded, 413 for memory. And 500
+    for a result that is not within its budget."""
     try:
         yield
     except (CheckpointError, GradientError) as error:
         raise HTTPException(status_code=CONFLICT, detail=str(error)) from error
+    except BudgetError as error:
+        raise HTTPException(status_code=OUR_FAULT, detail=str(error)) from error
     except MistError as error:
         raise HTTPException(status_code=BAD_REQUEST, detail=str(error)) from error
     except (RuntimeError, MemoryError) as error:

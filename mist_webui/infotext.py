@@ -8,6 +8,7 @@ from typing import Any
 from modules import infotext_utils, shared
 
 from mist_attack import __version__
+from mist_attack.needs import NEEDS
 from mist_attack.report import Report
 from mist_attack.settings import exponent_of
 
@@ -34,7 +35,7 @@ def keys_of(report: Report) -> dict[str, str]:
         "Mist seed": f"{settings['seed']}",
         "Mist model": report.model,
     }
-    if settings["objective"] == "fused":
+    if NEEDS[settings["objective"]].semantic_weight:
         keys["Mist fusion weight"] = f"{exponent_of(settings['semantic_weight']):g}"
     if report.target is not None:
         keys["Mist target"] = report.target

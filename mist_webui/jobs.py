@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
+from mist_attack.budget import budget_for
 from mist_attack.errors import PictureError, SettingsError, quoted
 from mist_attack.evaluation import amplified
 from mist_attack.hosts.detect import loaded_model
+from mist_attack.pictures.checking import check_saved
+from mist_attack.pictures.masks import as_mask
 from mist_attack.pictures.reading import MAX_PIXELS, from_u8, to_u8
 from mist_attack.protect import protect
 from mist_attack.report import Report
@@ -32,6 +36,8 @@ class Outcome:
     difference: Image.Image
     """What changed, amplified around grey."""
     report: Report
+    check: Callable[[bytes], None]
+    """Of a PNG of `image`. Raises BudgetError for pixels that break the promise."""
 
 
 def protect_picture(
@@ -50,15 +56,15 @@ def protect_picture(
     Raises MistError; an interrupt gives what was reached, and `report.stopped`.
     """
     colour = resized(in_colour(image), output_size)
-    levels = np.asarray(colour)
-    images = from_u8(levels[..., :3])
+    images = from_u8(np.asarray(colour)[..., :3])
+    allowed = None if mask is None else as_mask(in_colour(mask), colour.height, colour.width)
     surrogate = loaded_model(keep_extra_networks=keep_extra_networks)
     with progress.shown(settings.steps) as on_step:
         result = protect(
             images,
             surrogate,
             settings,
-            mask=None if mask is None else mask_of(mask, colour.size),
+            mask=allowed,
             target=None if target is None else from_u8(np.asarray(in_colour(target))[..., :3]),
             on_step=on_step,
         )
@@ -68,7 +74,13 @@ def protect_picture(
     if not result.reports[0].stopped and result.reports[0].budget_used_levels:
         made.remember(protected)
     difference = Image.fromarray(to_u8(amplified(images, result.images)))
-    return Outcome(protected, difference, result.reports[0])
+    return Outcome(protected, difference, result.reports[0], partial(_check, colour, allowed, settings))
+
+
+def _check(before: Image.Image, mask: Tensor | None, settings: Settings, data: bytes) -> None:
+    levels = np.asarray(before)
+    alpha = levels[..., 3] if before.mode == "RGBA" else None
+    check_saved("protected.png", data, budget_for(from_u8(levels[..., :3]), mask, settings), alpha)
 
 
 def in_colour(image: Image.Image) -> Image.Image:
@@ -99,12 +111,3 @@ def checked_size(size: Any) -> int:
         expected = f"Expected output size 0, which keeps the picture's, or from {low} to {high} pixels"
         raise SettingsError(f"{expected}; got {quoted(size)}.")
     return int(size)
-
-
-def mask_of(mask: Image.Image, size: tuple[int, int]) -> Tensor:
-    """(1, 1, H, W) in [0, 1]: luminance times alpha."""
-    mask = in_colour(mask)
-    alpha = mask.convert("RGBA").getchannel("A")
-    luminance, alpha = (part.resize(size, Image.Resampling.BILINEAR) for part in (mask.convert("L"), alpha))
-    levels = np.asarray(luminance, dtype=np.float32) * np.asarray(alpha, dtype=np.float32)
-    return torch.from_numpy(levels / 255**2)[None, None]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from modules import images
 from PIL import Image, PngImagePlugin
 
 from mist_attack.errors import PictureError
-from mist_attack.pictures.reading import MAX_BYTES, Picture, read_picture, to_u8
+from mist_attack.pictures.reading import MAX_BYTES, Picture, as_pil, read_picture
 
 
 def decoded(name: str, text: str) -> Picture:
@@ -37,11 +37,6 @@ def _bytes_of(name: str, text: str) -> bytes:
         raise PictureError(f"{name}: expected a picture in base64, found something else.") from error
 
 
-def as_pil(picture: Picture) -> Image.Image:
-    levels = to_u8(picture.images)
-    return Image.fromarray(levels if picture.alpha is None else np.dstack([levels, picture.alpha]))
-
-
 def parameters_of(picture: Picture) -> str | None:
     """Its generation parameters, as the web UI reads them, of what we have read ourselves.
 
@@ -55,11 +50,12 @@ def parameters_of(picture: Picture) -> str | None:
         return None
 
 
-def encoded(image: Image.Image, parameters: str = "") -> str:
-    """PNG in base64, whatever format the web UI saves in."""
+def encoded(image: Image.Image, parameters: str = "", check: Callable[[bytes], None] = lambda data: None) -> str:
+    """PNG in base64, whatever format the web UI saves in; `check` is shown the file, and may refuse it."""
     chunks = PngImagePlugin.PngInfo()
     if parameters:
         chunks.add_text("parameters", parameters)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=chunks)
+    check(buffer.getvalue())
     return base64.b64encode(buffer.getvalue()).decode("ascii")

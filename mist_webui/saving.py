@@ -29,11 +29,11 @@ def new_path(folder: Path) -> Path:
 
 
 def save(path: Path, outcome: Outcome, kept: Metadata, source: Path | None = None) -> str:
-    """Write the protected picture; its infotext. Never over `source`. Raises OutputError."""
+    """Write the protected picture; its infotext. Never over `source`. Raises OutputError and BudgetError."""
     levels = np.asarray(outcome.image)
     alpha = levels[..., 3] if levels.shape[2] == 4 else None
     pixels = from_u8(levels[..., :3])
     text = infotext.appended(kept.text.get("parameters"), infotext.keys_of(outcome.report))
     picture = Picture(source or path.with_suffix(".source"), pixels, alpha, kept, ())
-    write_picture(path, pixels, picture, text={"parameters": text})
+    write_picture(path, pixels, picture, text={"parameters": text}, check=outcome.check)
     return text

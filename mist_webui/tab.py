@@ -9,12 +9,14 @@ import gradio as gr
 from modules import call_queue, infotext_utils, shared
 from PIL import Image, ImageChops, ImageOps
 
+from mist_attack.budget import to_levels
 from mist_attack.errors import MistError, PictureError
 from mist_attack.gallery.naming import Work
+from mist_attack.pictures.masks import as_mask
 from mist_attack.settings import Settings
 
 from . import controls, folder, gradio_versions, infotext, options, saving
-from .jobs import Outcome, checked_size, protect_picture
+from .jobs import Outcome, checked_size, in_colour, protect_picture
 
 PICTURE = 0
 """The first of the sources; the other is a directory."""
@@ -207,8 +209,9 @@ def _combined(
         drawn = ImageOps.invert(drawn) if mode == NOT_PAINTED else drawn
     if mask is None or drawn is None:
         return drawn if mask is None else mask
-    luminance = ImageChops.multiply(mask.convert("L"), mask.convert("RGBA").getchannel("A"))
-    return ImageChops.multiply(luminance.resize(size, Image.Resampling.BILINEAR), drawn)
+    width, height = size
+    given = Image.fromarray(to_levels(as_mask(in_colour(mask), height, width))[0, 0].numpy())
+    return ImageChops.multiply(given, drawn)
 
 
 def _without_opaque_alpha(picture: Image.Image) -> Image.Image:

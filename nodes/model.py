@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..mist_attack.errors import CheckpointError, quoted
+from ..mist_attack.needs import NEEDS
 from .schema import MODES
 
 ABSENT: Any = object()
@@ -13,7 +14,7 @@ ABSENT: Any = object()
 
 def lacking(mode: str, *, model: bool, prompt: bool) -> str | None:
     """What must still be connected for this mode, as a sentence."""
-    if mode == "textural" or (model and prompt):
+    if not NEEDS[mode].denoiser or (model and prompt):
         return None
     missing = ["model"] * (not model) + ["clip (or a conditioning)"] * (not prompt)
     return (
@@ -39,6 +40,6 @@ def surrogate_for(mode: str, vae: Any, model: Any, clip: Any, conditioning: Any)
         raise CheckpointError(message)
     from ..mist_attack.hosts.comfyui.adapter import ComfySurrogate
 
-    if mode == "textural":
+    if not NEEDS[mode].denoiser:
         return ComfySurrogate(vae)
     return ComfySurrogate(vae, model=model, clip=clip, positive=conditioning)

@@ -21,12 +21,12 @@ class Broken(Model):
         super().__init__()
         self.error, self.left, self.width = error, after, width
 
-    def moments(self, images):
+    def encode(self, images):
         if images.shape[-1] >= self.width:
             self.left -= 1
             if self.left < 0:
                 raise self.error
-        return super().moments(images)
+        return super().encode(images)
 
 
 def protect(monkeypatch, model, *words):
@@ -51,8 +51,8 @@ def test_the_gallery_stops_at_once_and_says_which_device_and_how_to_go_on(monkey
 def test_what_is_done_by_then_stays_and_the_code_says_that_some_failed(monkeypatch, capsys):
     calls = []
     model = Model()
-    moments = model.moments
-    monkeypatch.setattr(model, "moments", lambda images: calls.append(1) or moments(images))
+    encode = model.encode
+    monkeypatch.setattr(model, "encode", lambda images: calls.append(1) or encode(images))
     assert protect(monkeypatch, model, "--limit", 1, "--force") == 0
     assert protect(monkeypatch, Broken(after=2 * len(calls)), "--force") == 2
     assert files("out") == ["a.png", "b.png"] and "the other 1" in capsys.readouterr().err

@@ -1,12 +1,24 @@
 """Objectives against Mist's formulas written out, and their gradients against autograd and finite differences."""
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import nn
 
 from mist_attack.loss import PictureLoss
-from mist_attack.objectives import SPREAD, Fused, Semantic, SpreadDraws, Textural, build
-from mist_attack.settings import Settings
+from mist_attack.objectives import (
+    ESTIMATES,
+    SPREAD,
+    Estimate,
+    Fused,
+    Semantic,
+    SpreadDraws,
+    Textural,
+    build,
+    random_draws,
+)
+from mist_attack.settings import Gradient, Settings
 from mist_attack.views import plan
 
 SCALE = 0.18215
@@ -69,10 +81,14 @@ def mist():
     return Mist()
 
 
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
 def draws_of(latents, surrogate, seed, gradient="exact"):
     """The timestep and noise that an objective draws from a fresh generator."""
     generator = torch.Generator().manual_seed(seed)
-    return Semantic(surrogate, None, gradient).draw(latents, len(surrogate.sigmas), generator)
+    return Semantic(surrogate, None, ESTIMATES[gradient]).draw(latents, len(surrogate.sigmas), generator)
 
 
 def picture_loss(surrogate, settings, y, size, seed):
@@ -130,7 +146,7 @@ def test_textural_gradient_is_checked_by_finite_differences():
 def test_sds_gradient_is_its_defining_formula(mist, direction, sign):
     surrogate = AsSurrogate(mist)
     latents = torch.randn(2, 4, 8, 8)
-    objective = Semantic(surrogate, None, "sds", direction)
+    objective = Semantic(surrogate, None, ESTIMATES["sds"], direction)
     loss, gradient = objective.value_and_gradient(latents, torch.Generator().manual_seed(5))
 
     timestep, noise = draws_of(latents, surrogate, 5, "sds")
@@ -177,8 +193,10 @@ def test_sds_is_the_exact_gradient_of_a_constant_unet(mist):
     surrogate = AsSurrogate(mist)
     nn.init.zeros_(mist.unet[0].weight)
     latents = torch.randn(1, 4, 8, 8)
-    _, exact = Semantic(surrogate, None, "exact").value_and_gradient(latents, torch.Generator().manual_seed(5))
-    _, sds = Semantic(surrogate, None, "sds").value_and_gradient(latents, torch.Generator().manual_seed(5))
+    _, exact = Semantic(surrogate, None, ESTIMATES["exact"]).value_and_gradient(
+        latents, torch.Generator().manual_seed(5)
+    )
+    _, sds = Semantic(surrogate, None, ESTIMATES["sds"]).value_and_gradient(latents, torch.Generator().manual_seed(5))
     assert exact.abs().max() < 1e-5 < sds.abs().max()
 
 
@@ -186,7 +204,7 @@ def test_amortised_is_two_draws_of_sds_at_every_third_step_and_stays_in_between(
     surrogate, latents = AsSurrogate(mist), torch.randn(5, 1, 4, 8, 8)
     settings = Settings(objective="semantic", gradient="amortised")
     objective = build(settings, surrogate, None, None)
-    sds = Semantic(surrogate, None, "sds")
+    sds = Semantic(surrogate, None, ESTIMATES["sds"])
     generator, same = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
     found = [objective.value_and_gradient(z, generator) for z in latents]
     pairs = [[sds.value_and_gradient(latents[step], same) for _ in range(2)] for step in (0, 3)]
@@ -200,8 +218,8 @@ def test_amortised_is_two_draws_of_sds_at_every_third_step_and_stays_in_between(
 def test_fused_is_the_weighted_sum_and_reports_the_ratio(mist, gradient):
     surrogate = AsSurrogate(mist)
     latents, target = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
-    textural, semantic = Textural(target), Semantic(surrogate, None, gradient)
-    fused = Fused(textural, Semantic(surrogate, None, gradient), 3e4)
+    textural, semantic = Textural(target), Semantic(surrogate, None, ESTIMATES[gradient])
+    fused = Fused(textural, Semantic(surrogate, None, ESTIMATES[gradient]), 3e4)
     loss, g = fused.value_and_gradient(latents, torch.Generator().manual_seed(1))
     loss_t, g_t = textural.value_and_gradient(latents, torch.Generator().manual_seed(1))
     loss_s, g_s = semantic.value_and_gradient(latents, torch.Generator().manual_seed(1))
@@ -226,3 +244,41 @@ def test_the_same_seed_judges_two_pictures_by_the_same_draws(mist):
     latents = torch.randn(1, 4, 8, 8)
     assert semantic.measure(latents, 3) == semantic.measure(latents.clone(), 3)
     assert semantic.measure(latents, 3) != semantic.measure(latents, 4)
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+@pytest.mark.parametrize("through", [True, False])
+@pytest.mark.parametrize("spread", [True, False])
+@pytest.mark.parametrize("draws, steps", [(1, 1), (2, 3), (3, 2)])
+def test_an_estimate_is_its_three_choices(mist, monkeypatch, seed, through, spread, draws, steps):
+    """Composed by hand, to the bit: the draws of the one, the gradient of the other, their mean, and its reuse."""
+    surrogate, latents = AsSurrogate(mist), torch.randn(5, 1, 4, 8, 8)
+    choice = Estimate(through=through, spread=spread, draws=draws, steps=steps)
+    monkeypatch.setitem(ESTIMATES, "exact", choice)
+    objective = build(Settings(objective="semantic"), surrogate, None, None)
+    generator, same = seeded(seed), seeded(seed)
+    found = [objective.value_and_gradient(z, generator)[1] for z in latents]
+    draw = SpreadDraws() if spread else random_draws
+    for step, z in enumerate(latents):
+        if step % steps == 0:
+            one_by_one = [by_hand(surrogate, z, *draw(z, 1000, same), through) for _ in range(draws)]
+        assert torch.equal(found[step], -torch.stack(one_by_one).mean(0))
+
+
+def by_hand(surrogate, latents, timesteps, noise, through):
+    """Of the mean squared error of the noise that the model predicts, with or without the derivative of the model."""
+    sigma, leaf = surrogate.sigmas[timesteps], latents.clone().requires_grad_()
+    noised = surrogate.noised(leaf, noise, sigma)
+    error = (noised - surrogate.denoise(noised, sigma, None)) / sigma.view(-1, 1, 1, 1) - noise
+    if through:
+        return torch.autograd.grad(error.square().mean(dim=(1, 2, 3)).sum(), leaf)[0]
+    return error.detach() * (2 / error[0].numel() / (1 + sigma.square()).sqrt()).view(-1, 1, 1, 1)
+
+
+def test_the_words_of_the_gradient_are_combinations():
+    assert {word: vars(choice) for word, choice in ESTIMATES.items()} == {
+        "exact": {"through": True, "spread": False, "draws": 1, "steps": 1},
+        "sds": {"through": False, "spread": True, "draws": 1, "steps": 1},
+        "amortised": {"through": False, "spread": True, "draws": 2, "steps": 3},
+    }
+    assert set(ESTIMATES) == set(get_args(Gradient))

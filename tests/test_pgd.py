@@ -5,8 +5,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from mist_attack.budget import TONE_TOLERANCE, Linf
 from mist_attack.errors import GradientError, Stop
-from mist_attack.pgd import TONE_TOLERANCE, Budget, pgd
+from mist_attack.pgd import pgd
 
 
 class Linear:
@@ -57,7 +58,7 @@ def full(x0):
 @pytest.mark.parametrize("steps", [1, 3, 40])
 def test_linear_loss_moves_by_the_sign_up_to_the_budget(steps):
     x0, w = grey(), torch.randn(1, 3, 8, 9)
-    budget = Budget(x0, 16 / 255, full(x0), keep_tone=False)
+    budget = Linf(x0, 16 / 255, full(x0), keep_tone=False)
     x, done = pgd(Linear(w), budget, step_size=1 / 255, steps=steps)
     assert done == steps
     torch.testing.assert_close(x - x0, -w.sign() * min(steps, 16) / 255, atol=1e-6, rtol=0)
@@ -65,7 +66,7 @@ def test_linear_loss_moves_by_the_sign_up_to_the_budget(steps):
 
 def test_decaying_steps_sum_to_their_closed_form():
     x0, w, n = grey(), torch.randn(1, 3, 8, 9), 10
-    budget = Budget(x0, 1.0, full(x0), keep_tone=False)
+    budget = Linf(x0, 1.0, full(x0), keep_tone=False)
     x, _ = pgd(Linear(w), budget, step_size=2 / 255, steps=n, decay=True)
     torch.testing.assert_close(x - x0, -w.sign() * (2 / 255) * (n + 1) / 2, atol=1e-6, rtol=0)
 
@@ -95,14 +96,14 @@ def test_momentum_steps_along_the_decaying_sum_of_unit_gradients(factors, moment
         kept = momentum * kept + (1 if factor > 0 else -1)
         moved -= 0.0 if abs(kept) < 1e-6 else (1 if kept > 0 else -1)
         assume(kept == 0 or abs(kept) > 1e-6)  # else the sign is a rounding's
-    budget = Budget(x0, 1.0, full(x0), keep_tone=False)
+    budget = Linf(x0, 1.0, full(x0), keep_tone=False)
     x, _ = pgd(Scaled(w, factors), budget, step_size=1 / 255, steps=len(factors), momentum=momentum)
     torch.testing.assert_close(x - x0, w * moved / 255, atol=1e-6, rtol=0)
 
 
 def test_a_zero_gradient_on_the_way_is_no_nan():
     x0, w = grey(), torch.ones(1, 3, 8, 9)
-    budget = Budget(x0, 1.0, full(x0), keep_tone=False)
+    budget = Linf(x0, 1.0, full(x0), keep_tone=False)
     x, _ = pgd(Scaled(w, [1.0, 0.0, 0.0]), budget, step_size=1 / 255, steps=3, momentum=0.5)
     torch.testing.assert_close(x - x0, -w * 3 / 255, atol=1e-6, rtol=0)
 
@@ -111,7 +112,7 @@ def test_random_start_changes_the_result_only_by_its_seed():
     x0, w = torch.rand(1, 3, 8, 9), torch.randn(1, 3, 8, 9)
 
     def run(seed):
-        budget = Budget(x0, 16 / 255, full(x0), keep_tone=True)
+        budget = Linf(x0, 16 / 255, full(x0), keep_tone=True)
         generator = torch.Generator().manual_seed(seed)
         return pgd(Linear(w), budget, step_size=1 / 255, steps=3, generator=generator)[0]
 
@@ -122,7 +123,7 @@ def test_random_start_changes_the_result_only_by_its_seed():
 def test_the_global_generator_is_untouched():
     x0 = grey()
     before = torch.get_rng_state()
-    budget = Budget(x0, 16 / 255, full(x0), keep_tone=True)
+    budget = Linf(x0, 16 / 255, full(x0), keep_tone=True)
     pgd(Linear(torch.ones_like(x0)), budget, step_size=1 / 255, steps=2, generator=torch.Generator().manual_seed(3))
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -140,7 +141,7 @@ def test_every_iterate_is_inside_the_budget_and_the_range(height, width, levels,
     generator = torch.Generator().manual_seed(seed)
     x0 = torch.rand(1, 3, height, width, generator=generator)
     mask = torch.rand(1, 1, height, width, generator=generator).round(decimals=1)
-    budget = Budget(x0, levels / 255, mask, keep_tone=keep_tone)
+    budget = Linf(x0, levels / 255, mask, keep_tone=keep_tone)
 
     def look(progress):
         x = progress.preview()
@@ -162,7 +163,7 @@ def test_tone_is_kept_where_pixels_have_room(share):
     room = (x0 >= epsilon) & (x0 <= 1 - epsilon)
 
     def drift(keep_tone):
-        budget = Budget(x0, epsilon, full(x0), keep_tone=keep_tone)
+        budget = Linf(x0, epsilon, full(x0), keep_tone=keep_tone)
         x, _ = pgd(Noisy(w), budget, step_size=1 / 255, steps=40, generator=torch.Generator().manual_seed(1))
         return torch.stack([(x - x0)[:, c][room[:, c]].mean() for c in range(3)])
 
@@ -175,7 +176,7 @@ def test_tone_is_kept_where_pixels_have_room(share):
 
 def test_the_best_iterate_of_a_deterministic_loss_is_kept():
     x0 = grey()
-    budget = Budget(x0, 1.0, full(x0), keep_tone=False)
+    budget = Linf(x0, 1.0, full(x0), keep_tone=False)
     x, _ = pgd(Scripted([5, 1, 3], final=2), budget, step_size=0.1, steps=3)
     torch.testing.assert_close(x, x0 - 0.1)  # the second iterate had loss 1
     x, _ = pgd(Scripted([5, 1, 3], final=0.5), budget, step_size=0.1, steps=3)
@@ -184,7 +185,7 @@ def test_the_best_iterate_of_a_deterministic_loss_is_kept():
 
 def test_the_last_iterate_of_a_noisy_loss_is_kept():
     x0, w = grey(), torch.ones(1, 3, 8, 9)
-    budget = Budget(x0, 1.0, full(x0), keep_tone=False)
+    budget = Linf(x0, 1.0, full(x0), keep_tone=False)
     x, _ = pgd(Noisy(w), budget, step_size=0.05, steps=4)
     torch.testing.assert_close(x, x0 - 0.2)
 
@@ -197,7 +198,7 @@ def test_stop_keeps_what_is_reached():
         if progress.step == 2:
             raise Stop
 
-    budget = Budget(x0, 1.0, full(x0), keep_tone=False)
+    budget = Linf(x0, 1.0, full(x0), keep_tone=False)
     x, done = pgd(Noisy(w), budget, step_size=0.01, steps=50, on_step=stop_at_two)
     assert done == 2
     torch.testing.assert_close(x, x0 - 0.02)
@@ -212,7 +213,7 @@ def test_other_exceptions_of_on_step_pass_through():
     with pytest.raises(KeyboardInterrupt):
         pgd(
             Noisy(torch.ones_like(x0)),
-            Budget(x0, 1.0, full(x0), keep_tone=False),
+            Linf(x0, 1.0, full(x0), keep_tone=False),
             step_size=0.1,
             steps=2,
             on_step=interrupt,
@@ -234,18 +235,18 @@ def test_a_gradient_that_is_not_finite_is_refused(bad_step):
     x0 = grey()
     loss = Broken(torch.ones_like(x0))
     with pytest.raises(GradientError, match="not finite"):
-        pgd(loss, Budget(x0, 0.1, full(x0), keep_tone=False), step_size=0.1, steps=4)
+        pgd(loss, Linf(x0, 0.1, full(x0), keep_tone=False), step_size=0.1, steps=4)
     assert loss.calls == (1 if bad_step == 0 else 4)
 
 
 def test_x0_is_never_written_to():
     x0 = torch.rand(1, 3, 8, 9)
     kept = x0.clone()
-    pgd(Linear(torch.randn(x0.shape)), Budget(x0, 0.1, full(x0), keep_tone=True), step_size=0.02, steps=5)
+    pgd(Linear(torch.randn(x0.shape)), Linf(x0, 0.1, full(x0), keep_tone=True), step_size=0.02, steps=5)
     assert torch.equal(x0, kept)
 
 
 def test_a_gradient_of_zeros_is_refused_and_not_taken_for_a_protection():
     x0 = grey()
     with pytest.raises(GradientError, match="zero everywhere"):
-        pgd(Linear(torch.zeros_like(x0)), Budget(x0, 16 / 255, full(x0), keep_tone=False), step_size=0.1, steps=3)
+        pgd(Linear(torch.zeros_like(x0)), Linf(x0, 16 / 255, full(x0), keep_tone=False), step_size=0.1, steps=3)

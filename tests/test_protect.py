@@ -3,6 +3,8 @@
 import json
 import math
 import weakref
+from functools import partial
+from typing import get_args
 
 import pytest
 import torch
@@ -12,13 +14,17 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mist_attack.errors import PictureError, SettingsError, Stop
-from mist_attack.protect import protect, quantize, to_levels
-from mist_attack.settings import Settings, preset_names, resolve
+from mist_attack import budget
+from mist_attack import protect as protection
+from mist_attack.budget import CappedL2, Linf, to_levels, to_unit
+from mist_attack.errors import BudgetError, PictureError, SettingsError, Stop
+from mist_attack.needs import NEEDS, Objective, possible
+from mist_attack.protect import protect
+from mist_attack.settings import Direction, Gradient, Settings, ViewKind, preset_names, resolve
 from mist_attack.views import plan
 
 TOY = ToySurrogate()
-objectives = st.sampled_from(["textural", "semantic", "fused"])
+SHAPES = [Linf, partial(CappedL2, rms=3 / 255)]
 
 
 def picture(height=48, width=40, seed=0):
@@ -43,27 +49,65 @@ def moved_levels(before, after):
     height=st.integers(1, 100),
     width=st.integers(1, 100),
     levels=st.floats(0, 64),
-    objective=objectives,
-    gradient=st.sampled_from(["exact", "sds"]),
-    view=st.sampled_from(["whole", "tiles", "both"]),
+    objective=st.sampled_from(get_args(Objective)),
+    gradient=st.sampled_from(get_args(Gradient)),
+    direction=st.sampled_from(get_args(Direction)),
+    momentum=st.sampled_from([0.0, 0.5, 0.99]),
+    step_decay=st.booleans(),
+    shape=st.sampled_from(SHAPES),
+    view=st.sampled_from(get_args(ViewKind)),
     keep_tone=st.booleans(),
+    random_start=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-def test_budget_mask_size_and_grid_hold_for_every_request(
-    height, width, levels, objective, gradient, view, keep_tone, seed
-):
+def test_budget_mask_size_and_grid_hold_for_every_request(height, width, levels, shape, seed, **changes):
     image = picture(height, width, seed)
     mask = torch.rand(1, 1, height, width, generator=torch.Generator().manual_seed(seed)).mul(4).round() / 4
-    request = quick(
-        epsilon=levels / 255, objective=objective, gradient=gradient, view=view, keep_tone=keep_tone, seed=seed
-    )
-    result = protect(image, TOY, request, mask=mask)
+    request = quick(epsilon=levels / 255, seed=seed, **changes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(budget, "Linf", shape)
+        result = protect(image, TOY, request, mask=mask)
     assert result.images.shape == image.shape and result.images.dtype == torch.float32
     assert torch.equal(result.images.mul(255).round() / 255, result.images)
     moved = moved_levels(image, result.images).abs()
     assert float((moved - levels * mask).max()) <= 1e-3
     assert torch.equal(result.images[(mask == 0).expand_as(image)], image[(mask == 0).expand_as(image)])
     assert result.reports[0].budget_used_levels == int(moved.max())
+
+
+@pytest.mark.parametrize("more", [1, 40])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_result_that_breaks_its_budget_is_not_given_out(monkeypatch, more, masked):
+    """By a level more than was asked for, or anywhere that the mask forbids it."""
+    real = Linf.quantize
+
+    def broken(self, x):
+        levels = real(self, x)
+        levels[0, 0, 0, 0] = 100 + (16 + more) * (not masked) + more * masked
+        return levels
+
+    image, mask = picture(), torch.ones(1, 1, 48, 40)
+    image[0, 0, 0, 0] = 100 / 255
+    protect(image, TOY, quick(), mask=mask)
+    monkeypatch.setattr(Linf, "quantize", broken)
+    if masked:
+        monkeypatch.setattr(protection.torch, "where", lambda condition, ours, theirs: ours)
+        mask[0, 0, 0, 0] = 0
+    with pytest.raises(BudgetError, match=f"{more if masked else 16 + more} levels"):
+        protect(image, TOY, quick(step_size=0.01 / 255, random_start=False) if masked else quick(), mask=mask)
+
+
+@pytest.mark.parametrize("objective", NEEDS)
+def test_an_objective_reports_what_it_says_and_asks_for_what_it_says(objective):
+    counting = Counting()
+    report = protect(picture(), counting, quick(objective=objective)).reports[0]
+    needs = NEEDS[objective]
+    assert set(report.before) == set(report.after) == set(needs.figures)
+    assert (report.target is not None) == needs.target
+    assert (counting.counts["prompts"] > 0) == (counting.counts["denoiser"] > 0) == needs.denoiser
+    assert (report.gradient_ratio is not None) == needs.semantic_weight
+    assert set(NEEDS) == set(get_args(Objective)) == set(possible(denoiser=True))
+    assert (objective in possible(denoiser=False)) == (not needs.denoiser)
 
 
 @pytest.mark.parametrize("objective", ["textural", "semantic", "fused"])
@@ -95,15 +139,20 @@ def test_no_preset_but_mist_darkens_or_tints(preset, direction):
     assert max(abs(shift) for shift in report.mean_shift_levels) <= 0.5
 
 
+def quantized(x, original, strength):
+    everywhere = torch.ones(1, 1, *x.shape[2:])
+    return Linf(to_unit(original), strength / 255, everywhere, keep_tone=False).quantize(x)
+
+
 def test_rounding_keeps_the_budget_and_adds_no_bias():
     generator = torch.Generator().manual_seed(0)
     original = torch.randint(16, 240, (1, 3, 400, 400), generator=generator, dtype=torch.uint8)
     shift = torch.rand(1, 3, 400, 400, generator=generator) * 32 - 16
     x = (original + shift) / 255
-    result = quantize(x, original, torch.full((1, 1, 1, 1), 16 / 255))
+    result = quantized(x, original, 16)
     assert (result.int() - original.int()).abs().max() == 16
     assert abs(float((result.float() - x * 255).mean())) < 0.02
-    fractional = quantize(x, original, torch.full((1, 1, 1, 1), 12.5 / 255))
+    fractional = quantized(x, original, 12.5)
     assert (fractional.int() - original.int()).abs().max() == 12
 
 
@@ -111,7 +160,7 @@ def test_rounding_keeps_the_budget_and_adds_no_bias():
 def test_quantize_is_exact_on_the_grid(level, shift):
     original = torch.full((1, 3, 1, 1), level, dtype=torch.uint8)
     x = torch.full((1, 3, 1, 1), (level + shift) / 255).clamp(0, 1)
-    result = quantize(x, original, torch.full((1, 1, 1, 1), 16 / 255))
+    result = quantized(x, original, 16)
     assert int(result[0, 0]) - level == max(-min(16, level), min(min(16, 255 - level), shift))
 
 

@@ -34,15 +34,13 @@ def images(surrogate):
 def test_latents_have_the_models_shape_and_are_repeatable(surrogate, images):
     def job(model):
         with torch.no_grad():
-            return model.encode(images), model.encode(images), model.moments(images), model.decode(model.encode(images))
+            return model.encode(images), model.encode(images), model.decode(model.encode(images))
 
-    first, again, (mean, logvar), decoded = ready(surrogate, job)
-    assert first.shape == mean.shape == logvar.shape == (2, 4, 8, 8)
+    first, again, decoded = ready(surrogate, job)
+    assert first.shape == (2, 4, 8, 8)
     assert first.dtype == torch.float32 and torch.equal(first, again)
     assert decoded.shape == images.shape and decoded.dtype == torch.float32
     assert decoded.min() >= 0 and decoded.max() <= 1
-    ratio = first / mean
-    torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio), rtol=1e-3, atol=1e-3)  # scaled, not sampled
 
 
 def is_half(surrogate):

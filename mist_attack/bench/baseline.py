@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..hosts.borrowing import heap
 from ..hosts.borrowing.lending import instance_attributes
 from ..hosts.headless.diffusers import DiffusersSurrogate, recomputed
+from ..needs import NEEDS
 from ..objectives import MIST_LATENTS
 
 RATE = 10_000.0  # 10^(fusion weight 1 + 3)
@@ -41,7 +42,7 @@ class MistV1:
     def loss(self, x: Tensor) -> Tensor:
         zx, zy = self._latents(x), self._latents(self.target)
         loss = (zx - zy).square().sum()
-        if self.objective == "textural":
+        if not NEEDS[self.objective].denoiser:
             return loss
         rate = RATE * zx.numel() / MIST_LATENTS
         return loss - rate * self._denoising_loss(self._latents(self._crop(x)))

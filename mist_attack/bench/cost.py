@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..budget import Linf
 from ..hosts.borrowing import heap
 from ..hosts.headless.diffusers import DiffusersSurrogate
 from ..loss import PictureLoss
-from ..objectives import PAIR, REUSED
-from ..pgd import Budget, pgd
-from ..protect import objectives_for
+from ..objectives import ESTIMATES
+from ..pgd import pgd
+from ..protect import objectives_for, prompt_for
 from ..settings import Settings
 from ..surrogate import Surrogate
 from ..targets import pattern
@@ -23,7 +24,7 @@ from .baseline import MistV1, Prompt, as_published, mist_v1
 from .meters import Clock, peak_bytes
 
 OURS = {"exact": {}, "sds": {"gradient": "sds"}}
-"""Our ways of a fused step, as settings; amortised has the UNet PAIR times in REUSED steps."""
+"""Our ways of a fused step, as settings; amortised has the UNet as often as its estimate says."""
 
 GIVING_BACK = "bare_plain", "mist"
 
@@ -51,7 +52,8 @@ def variants(ready: DiffusersSurrogate, side: int, prompt: Prompt) -> dict[str, 
 def amortised(taken: Mapping[str, Sequence[float]]) -> list[float]:
     """Seconds of a step over a whole cycle: what sds costs more than `kept` is the UNet's forward."""
     pairs = zip(taken["sds"], taken["kept"], strict=True)
-    return [kept + (sds - kept) * PAIR / REUSED for sds, kept in pairs]
+    often = ESTIMATES["amortised"]
+    return [kept + (sds - kept) * often.draws / often.steps for sds, kept in pairs]
 
 
 def our_step(ready: Surrogate, side: int, settings: Settings) -> Callable[[], object]:
@@ -71,7 +73,7 @@ def kept_step(ready: Surrogate, side: int) -> Callable[[], object]:
     steps = _steps(ready, side, settings, objectives)
 
     def kept() -> None:
-        objectives[0].semantic.calls = 1  # of REUSED
+        objectives[0].semantic.calls = 1  # not its first
         steps(1)
 
     return kept
@@ -79,8 +81,7 @@ def kept_step(ready: Surrogate, side: int) -> Callable[[], object]:
 
 def _objectives(ready: Surrogate, side: int, settings: Settings) -> list[Any]:
     views = _views(ready, side, settings)
-    conditioning = None if settings.objective == "textural" else ready.conditioning(settings.prompt)
-    return objectives_for(ready, settings, views, side, side, None, conditioning)[0]
+    return objectives_for(ready, settings, views, side, side, None, prompt_for(ready, settings))[0]
 
 
 def _views(ready: Surrogate, side: int, settings: Settings) -> list[View]:
@@ -91,7 +92,7 @@ def _steps(ready: Surrogate, side: int, settings: Settings, objectives: list[Any
     image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(ready.device)
     views, generator = _views(ready, side, settings), torch.Generator(ready.device).manual_seed(0)
     loss = PictureLoss(ready, views, objectives, generator)
-    budget = Budget(image, settings.epsilon, torch.ones(1, 1, side, side, device=image.device), keep_tone=True)
+    budget = Linf(image, settings.epsilon, torch.ones(1, 1, side, side, device=image.device), keep_tone=True)
     return lambda steps: pgd(loss, budget, step_size=settings.step_size, steps=steps)
 
 

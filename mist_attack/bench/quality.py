@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..budget import to_levels
 from ..errors import SettingsError
 from ..hosts.headless.diffusers import DiffusersSurrogate
 from ..loss import PictureLoss
-from ..protect import objectives_for, protect, to_levels
+from ..protect import objectives_for, protect
 from ..settings import Settings, resolve
 from ..surrogate import Objective, Surrogate
 from ..targets import pattern

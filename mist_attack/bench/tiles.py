@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..budget import Linf
 from ..hosts.headless import diffusers
 from ..hosts.headless.checkpoints import find_checkpoint
-from ..pgd import Budget, pgd
+from ..pgd import pgd
 from ..settings import Settings
 from ..views import plan
 from .cost import Variant, our_step, seconds
@@ -59,7 +60,7 @@ def _figures(ready: Any, rounds: int, say: Callable[[str], None]) -> dict[str, A
 def _of_the_model(device: torch.device, side: int, variant: Variant) -> int | None:
     """Bytes at most, less what the loop holds without a model."""
     image = torch.rand(1, 3, side, side, device=device)
-    budget = Budget(image, SETTINGS.epsilon, torch.ones(1, 1, side, side, device=device), keep_tone=True)
+    budget = Linf(image, SETTINGS.epsilon, torch.ones(1, 1, side, side, device=device), keep_tone=True)
     alone = peak_bytes(device, lambda: pgd(NoModel(), budget, step_size=SETTINGS.step_size, steps=1))
     with_model = peak_bytes(device, variant.step)
     return None if alone is None or with_model is None else with_model - alone

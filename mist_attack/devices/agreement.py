@@ -7,10 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..budget import Linf
 from ..loss import PictureLoss
 from ..objectives import Amortised, Fused, LatentObjective, Semantic
-from ..pgd import Budget, pgd
-from ..protect import objectives_for
+from ..pgd import pgd
+from ..protect import objectives_for, prompt_for
 from ..settings import Settings
 from ..surrogate import Surrogate
 from ..views import plan
@@ -56,14 +57,14 @@ def step_gradient(ready: Surrogate, settings: Settings, side: int) -> Tensor:
     GradientError as `pgd` does."""
     image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(ready.device)
     views = plan(side, side, settings.view, settings.working_size, ready.spatial_multiple(settings.objective))
-    conditioning = None if settings.objective == "textural" else ready.conditioning(settings.prompt)
-    objectives, _ = objectives_for(ready, settings, views, side, side, None, conditioning)
+    prompt = prompt_for(ready, settings)
+    objectives, _ = objectives_for(ready, settings, views, side, side, None, prompt)
     for objective in objectives:
         _draw_alike(objective)
     generator = torch.Generator(ready.device).manual_seed(settings.seed)
     loss = _Recording(PictureLoss(ready, views, objectives, generator))
     everywhere = torch.ones(1, 1, side, side, device=image.device)
-    pgd(loss, Budget(image, settings.epsilon, everywhere, keep_tone=True), step_size=settings.step_size, steps=1)
+    pgd(loss, Linf(image, settings.epsilon, everywhere, keep_tone=True), step_size=settings.step_size, steps=1)
     return loss.gradient
 
 

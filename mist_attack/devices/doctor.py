@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..errors import DeviceError, MistError
+from ..needs import NEEDS
 from ..settings import Settings
 from ..surrogate import Objective, Surrogate
 from . import all_devices, available_bytes, described_safely, pick_device, reason, require_working
@@ -126,7 +127,8 @@ def _verdict(device: torch.device, findings: list[Finding]) -> Verdict:
         if finding.dtype == NEEDED:
             go_on = "" if "--device cpu" in finding.told or device.type == "cpu" else " Go on with --device cpu."
             return Verdict(False, f"does not work on {shown}: {finding}.{go_on}".replace("..", "."))
-    right = ", ".join(_name(finding.dtype) for finding in findings if finding.works and finding.objective == "fused")
+    through = [finding for finding in findings if finding.works and NEEDS[finding.objective].denoiser]
+    right = ", ".join(_name(finding.dtype) for finding in through)
     but = "".join(f"; not in {_name(finding.dtype)} ({finding.told})" for finding in wrong)
     return Verdict(True, f"works on {shown}: textural and fused, the UNet in {right}{but}")
 

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from .. import __version__
+from ..budget import Budget, budget_for
 from ..devices import described, described_safely, reason
 from ..errors import CheckpointError, MistError
 from ..pgd import OnStep
+from ..pictures.checking import check_saved
 from ..pictures.reading import Picture, read_mask, read_picture
 from ..pictures.writing import encode_picture
 from ..protect import protect
+from ..report import Report
 from ..settings import Settings
 from ..surrogate import Surrogate, out_of_memory
 
@@ -133,15 +136,25 @@ def told(error: BaseException) -> str:
 
 
 def protected(task: Task, model: Model, on_step: OnStep | None = None) -> Result:
-    """Raises as `read_picture`, `protect` and `encode_picture` do."""
+    """Raises as `read_picture`, `protect` and `finished` do."""
     picture, settings, mask, notices = opened(task)
     require_encodable(task, picture)
     result = protect(picture.images, model.surrogate, settings, mask=mask, target=model.target, on_step=on_step)
-    report = result.reports[0]
+    budget = budget_for(picture.images, mask, settings)
+    data, lost = finished(task, picture, result.images, result.reports[0], budget)
+    told = [*notices, *result.reports[0].notices, *lost]
+    return Result(data, result.reports[0].as_dict(), told, environment(model.surrogate))
+
+
+def finished(
+    task: Task, picture: Picture, images: Tensor, report: Report, budget: Budget
+) -> tuple[bytes, tuple[str, ...]]:
+    """The protected file, read again and within its budget; and notices. Raises as `encode_picture` and `check_saved`
+    do."""
     text = made_by(report.settings)
-    data, lost = encode_picture(task.name, result.images, picture, lossy_quality=task.lossy_quality, text=text)
-    told = [*notices, *report.notices, *lost]
-    return Result(data, report.as_dict(), told, environment(model.surrogate))
+    data, lost = encode_picture(task.name, images, picture, lossy_quality=task.lossy_quality, text=text)
+    check_saved(task.name, data, budget, picture.alpha)
+    return data, lost
 
 
 def require_encodable(task: Task, picture: Picture) -> None:

@@ -21,6 +21,7 @@ from modules import prompt_parser, sd_models, shared
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..needs import NEEDS
 from ..surrogate import Conditioning, Objective, Result, Surrogate, out_of_memory
 from .borrowing.aliases import OutOfPlace
 from .borrowing.lean import lean
@@ -79,17 +80,13 @@ class ForgeSurrogate:
         return [self.objects.vae.first_stage_model, *unet]
 
     def encode(self, images: Tensor) -> Tensor:
-        mean, _ = self.moments(images)
-        return self.objects.vae.first_stage_model.process_in(mean)
-
-    def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Below the host's `encode`, which samples."""
         autoencoder = self.objects.vae.first_stage_model
         coded = autoencoder.encoder(images.to(self.objects.vae.device, torch.float32) * 2 - 1)
         if autoencoder.quant_conv is not None:
             coded = autoencoder.quant_conv(coded)
-        mean, logvar = coded.to(self.device).chunk(2, dim=1)
-        return mean, logvar.clamp(-30, 20)
+        mean, _ = coded.to(self.device).chunk(2, dim=1)
+        return autoencoder.process_in(mean)
 
     def decode(self, latents: Tensor) -> Tensor:
         autoencoder, device = self.objects.vae.first_stage_model, self.objects.vae.device
@@ -98,7 +95,7 @@ class ForgeSurrogate:
 
     def spatial_multiple(self, objective: Objective) -> int:
         multiple = int(self.objects.vae.downscale_ratio)
-        if objective != "textural" and len(self.sigmas):
+        if NEEDS[objective].denoiser and len(self.sigmas):
             multiple *= 2 ** (len(self.objects.unet.model.diffusion_model.channel_mult) - 1)
         return multiple
 

@@ -16,6 +16,7 @@ from modules.sd_hijack_optimizations import SdOptimizationSdp
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..needs import NEEDS
 from ..surrogate import Conditioning, Objective, Result, Surrogate
 from .borrowing.lean import lean
 from .borrowing.lending import attributes, cast, frozen, named, recompute, recomputed, scale_gradient
@@ -65,31 +66,29 @@ class WebuiSurrogate:
         return self.model.model.diffusion_model
 
     def encode(self, images: Tensor) -> Tensor:
-        mean, _ = self.moments(images)
+        mean = self._mean(images)
         if self.model.is_sd3:
             return self.model.latent_format.process_in(mean)
         return mean * self.model.scale_factor
 
-    def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _mean(self, images: Tensor) -> Tensor:
         if not (self.model.lowvram and torch.is_grad_enabled()):
-            return self._moments(images)
+            return self._posterior_mean(images)
         if not self._in_low_vram:
-            return recompute(self._moments, images)
-        mean, logvar = self._moments(images)
-        for output in (mean, logvar):
-            if output.requires_grad:  # the UNet worked in between, and sent the autoencoder's weights away
-                output.register_hook(lambda _: _to_device(self.vae))
-        return mean, logvar
+            return recompute(self._posterior_mean, images)
+        mean = self._posterior_mean(images)
+        if mean.requires_grad:  # the UNet worked in between, and sent the autoencoder's weights away
+            mean.register_hook(lambda _: _to_device(self.vae))
+        return mean
 
-    def _moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _posterior_mean(self, images: Tensor) -> Tensor:
         """Below the host's `encode_first_stage`, which allows no gradient, and `encode`, which in SDXL samples."""
         _to_device(self.vae)
         with devices.without_autocast():
             hidden = self.vae.encoder(images * 2 - 1)
             if hasattr(self.vae, "quant_conv"):
                 hidden = self.vae.quant_conv(hidden)
-        mean, logvar = hidden.chunk(2, dim=1)
-        return mean, logvar
+        return hidden.chunk(2, dim=1)[0]
 
     def decode(self, latents: Tensor) -> Tensor:
         if self.model.is_sd3:
@@ -101,7 +100,7 @@ class WebuiSurrogate:
 
     def spatial_multiple(self, objective: Objective) -> int:
         multiple = 2 ** (self.vae.encoder.num_resolutions - 1)
-        if objective != "textural" and len(self.sigmas):
+        if NEEDS[objective].denoiser and len(self.sigmas):
             multiple *= 2 ** (len(self.unet.channel_mult) - 1)
         return multiple
 

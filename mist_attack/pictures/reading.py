@@ -31,14 +31,16 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torch.nn import functional as F
 
+from ..budget import to_levels, to_unit
 from ..errors import PictureError
 from .colour import bits_of, in_srgb, nclx_of
 from .formats import PICTURE_SUFFIXES as PICTURE_SUFFIXES
 from .formats import UNREAD, decoders
+from .masks import as_mask
 from .metadata import ORIENTATION, Metadata, metadata_of
 from .metadata.boxes import jxl_size, xmp_in_boxes
 from .metadata.chunks import colours, readable
@@ -129,22 +131,21 @@ def require_readable(path: PathLike, data: bytes | None = None) -> None:
 def read_mask(path: PathLike, height: int, width: int, data: bytes | None = None) -> tuple[Tensor, tuple[str, ...]]:
     """A mask file -> (1, 1, height, width) float32 in [0, 1], white = 1 = may change; and notices.
 
-    Grey values are kept as they are: a soft mask is a softer budget. The mask is luminance times alpha, so what is
-    transparent may not change. Another size is stretched to the picture's. data: as in `read_picture`. Raises
+    Grey values are kept as they are: a soft mask is a softer budget. See `as_mask`. data: as in `read_picture`. Raises
     PictureError."""
-    picture = read_picture(path, data)
-    luminance = Image.fromarray(to_u8(picture.images)).convert("L")
-    mask = torch.from_numpy(np.array(luminance))[None, None].float() / 255
-    if picture.alpha is not None:
-        mask = mask * (torch.from_numpy(picture.alpha).float() / 255)
-    notices = []
-    found_height, found_width = mask.shape[2:]
-    if (found_height, found_width) != (height, width):
-        mask = F.interpolate(mask, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
-        notices.append(f"the mask was stretched from {found_width} x {found_height} to {width} x {height} pixels")
+    found = as_pil(read_picture(path, data))
+    mask, notices = as_mask(found, height, width), []
+    if found.size != (width, height):
+        notices.append(f"the mask was stretched from {found.width} x {found.height} to {width} x {height} pixels")
     if not mask.any():
         notices.append("the mask is all black: nothing will change (white is what may change)")
     return mask, tuple(notices)
+
+
+def as_pil(picture: Picture) -> Image.Image:
+    """RGB, or RGBA where it has an alpha."""
+    levels = to_u8(picture.images)
+    return Image.fromarray(levels if picture.alpha is None else np.dstack([levels, picture.alpha]))
 
 
 def read_target(path: PathLike) -> Tensor:
@@ -158,13 +159,13 @@ def to_u8(images: Tensor) -> np.ndarray:
         raise PictureError(f"expected one picture of shape (1, 3, H, W), got {tuple(images.shape)}")
     if not torch.isfinite(images).all():
         raise PictureError("expected pixels in [0, 1], got some that are not finite")
-    levels = (images.detach()[0].float().clamp(0, 1) * 255).round()
-    return np.ascontiguousarray(levels.to(torch.uint8).permute(1, 2, 0).cpu().numpy())
+    levels = to_levels(images.detach().float())
+    return np.ascontiguousarray(rearrange(levels, "1 c h w -> h w c").cpu().numpy())
 
 
 def from_u8(levels: np.ndarray) -> Tensor:
     """(H, W, 3) uint8 -> (1, 3, H, W) float32, exactly k/255. The inverse of `to_u8`."""
-    return torch.from_numpy(np.array(levels)).permute(2, 0, 1)[None].contiguous().float() / 255
+    return to_unit(rearrange(torch.from_numpy(np.array(levels)), "h w c -> 1 c h w").contiguous())
 
 
 @contextmanager

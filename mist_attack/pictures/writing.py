@@ -63,17 +63,19 @@ def write_picture(
     fmt: str | None = None,
     lossy_quality: int | None = None,
     text: dict[str, str] | None = None,
+    check: Callable[[bytes], None] = lambda data: None,
 ) -> tuple[str, ...]:
     """Write (1, 3, H, W) in [0, 1] with the alpha and metadata of `picture`; returns notices of what was lost.
 
     The format is `fmt` or else the suffix: PNG, TIFF, WebP (lossless) or BMP; JPEG only when `lossy_quality`
     (1 to 100; ignored by the others) asks for it. `text` is added to a PNG's text chunks. The same input gives the
-    same bytes. Raises OutputError, also for `picture`'s own file, and PictureError as `to_u8` does; the file at
-    `path` is then untouched."""
+    same bytes; `check` is shown them before they are written, and may raise. Raises OutputError, also for `picture`'s
+    own file, and PictureError as `to_u8` does; the file at `path` is then untouched."""
     path = Path(path)
     if _is_same_file(path, picture.path):
         raise OutputError(f"{path}: is the source picture, which is never overwritten; choose another name")
     data, lost = encode_picture(path, images, picture, fmt=fmt, lossy_quality=lossy_quality, text=text)
+    check(data)
     atomic_write(path, lambda file: file.write(data))
     return lost
 

@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from mist_attack.errors import CheckpointError
+from mist_attack.needs import NEEDS
 
 
 class ToySurrogate:
@@ -45,17 +46,14 @@ class ToySurrogate:
         return [module for module in (self.encoder, self.decoder, self.denoiser) if module is not None]
 
     def encode(self, images):
-        return self.moments(images)[0] * self.scaling_factor
-
-    def moments(self, images):
-        mean, logvar = self._call(self.encoder, images * 2 - 1).chunk(2, dim=1)
-        return 4 * mean, logvar - 8
+        mean, _ = self._call(self.encoder, images * 2 - 1).chunk(2, dim=1)
+        return 4 * mean * self.scaling_factor
 
     def decode(self, latents):
         return self.decoder(latents / self.scaling_factor / 4)
 
     def spatial_multiple(self, objective):
-        return 8 if objective == "textural" else 16
+        return 16 if NEEDS[objective].denoiser else 8
 
     def noised(self, latents, noise, sigma):
         return latents + sigma.view(-1, 1, 1, 1) * noise

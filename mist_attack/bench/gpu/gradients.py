@@ -11,6 +11,7 @@ from torch import Tensor
 from ...devices.agreement import agreement, agrees, step_gradient
 from ...hosts.headless import diffusers
 from ...hosts.headless.checkpoints import find_checkpoint
+from ...needs import NEEDS
 from ...protect import protect
 from ...settings import Settings
 from .check import Check, Row, row
@@ -34,7 +35,7 @@ def rows(check: Check) -> Iterator[Row]:
     for dtype in DTYPES:
         model = _demo(check.device, dtype)
         for name, way in WAYS.items():
-            if dtype == torch.float32 or way.objective != "textural":  # which asks no UNet
+            if dtype == torch.float32 or NEEDS[way.objective].denoiser:
                 what = f"{name}, UNet in {str(dtype).removeprefix('torch.')}"
                 yield row(what, lambda n=name, m=model, d=dtype: _gradient(m, _of(WAYS[n], side), side, d, expected[n]))
     for name in ("textural", "fused"):

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError
+from ...needs import NEEDS
 from ...surrogate import Objective, Result, Surrogate
 from ..borrowing.aliases import Aliases, unwatched
 from ..borrowing.lean import lean
@@ -67,14 +68,6 @@ class ComfySurrogate:
             latents = self.vae.first_stage_model.encode(self._seen(images)).float().to(self.device)
         return latents if self.model is None else self.model.model.process_latent_in(latents)
 
-    def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        with unwatched():
-            coded = self.vae.first_stage_model.encoder(self._seen(images))
-            if hasattr(self.vae.first_stage_model, "quant_conv"):
-                coded = self.vae.first_stage_model.quant_conv(coded)
-        mean, logvar = coded.float().to(self.device).chunk(2, dim=1)
-        return mean, logvar.clamp(-30, 20)
-
     def _seen(self, images: Tensor) -> Tensor:
         return self.vae.process_input(images.to(self.vae.device, torch.float32))
 
@@ -86,7 +79,7 @@ class ComfySurrogate:
 
     def spatial_multiple(self, objective: Objective) -> int:
         multiple = int(self.vae.spacial_compression_encode())
-        if objective != "textural" and self.model is not None:
+        if NEEDS[objective].denoiser and self.model is not None:
             multiple *= 2 ** (len(self.model.model.model_config.unet_config["channel_mult"]) - 1)
         return multiple
 

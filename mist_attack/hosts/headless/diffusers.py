@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...devices import pick_device, require_working
 from ...errors import CheckpointError, MistError
+from ...needs import NEEDS
 from ...surrogate import Objective, Result, Surrogate
 from ..borrowing import heap, lending
 from ..borrowing.lean import lean
@@ -54,12 +55,8 @@ class DiffusersSurrogate:
         self._conditionings: dict[str, Tensor] = {}
 
     def encode(self, images: Tensor) -> Tensor:
-        mean, _ = self.moments(images)
+        mean = self.vae.encode(images * 2 - 1).latent_dist.mean
         return (mean - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
-
-    def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        posterior = self.vae.encode(images * 2 - 1).latent_dist
-        return posterior.mean, posterior.logvar
 
     def decode(self, latents: Tensor) -> Tensor:
         latents = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
@@ -67,7 +64,7 @@ class DiffusersSurrogate:
 
     def spatial_multiple(self, objective: Objective) -> int:
         multiple = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        if objective != "textural" and self.unet:
+        if NEEDS[objective].denoiser and self.unet:
             multiple *= 2 ** (len(self.unet.config.block_out_channels) - 1)
         return multiple
 

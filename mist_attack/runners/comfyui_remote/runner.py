@@ -15,12 +15,13 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ...errors import MistError, SettingsError
+from ...budget import Budget, budget_for, to_levels, to_unit
+from ...errors import BudgetError, MistError, SettingsError
 from ...gallery.journal import Say
 from ...gallery.request import Order
-from ...gallery.task import Outcome, Result, Task, made_by, opened
-from ...pictures.reading import Picture, from_u8, read_picture, to_u8
-from ...pictures.writing import encode_picture
+from ...gallery.task import Outcome, Result, Task, finished, opened
+from ...needs import NEEDS
+from ...pictures.reading import Picture, read_picture, to_u8
 from ...report import Report
 from ...settings import Settings
 from ..bars import bar_for
@@ -96,20 +97,18 @@ class ComfyEngine:
         if server.url not in self.known:
             self.known[server.url] = _facts(server, self.checkpoint)
         picture, settings, mask, notices = opened(task)
-        levels = to_u8(picture.images)
-        reach = _reach(settings, mask)
-        files = {"image": server.upload(_png(levels))}
+        budget = _budget(picture, mask, settings)
+        files = {"image": server.upload(_png(to_u8(picture.images)))}
         if mask is not None:
-            files["mask"] = server.upload(_png(_mask_levels(mask)))
+            files["mask"] = server.upload(_png(to_levels(mask)[0, 0].numpy()))
         if self.target is not None:
             files["target"] = server.upload(_png(to_u8(self.target)))
         graph = graph_for(settings, self.checkpoint, files)
         with bar_for(task, shown=self.bars) as bar:
             outputs = run(server, graph, self.seconds, self.ended, _on_progress(bar))
         images, report = _answer(server, outputs)
-        _require_budget(server, levels, images, reach)
-        text = made_by(report.settings)
-        data, lost = encode_picture(task.name, from_u8(images), picture, lossy_quality=task.lossy_quality, text=text)
+        _require_budget(server, images, budget)
+        data, lost = finished(task, picture, images, report, budget)
         told = [*notices, *report.notices, *lost]
         return Result(data, report.as_dict(), told, self.known[server.url])
 
@@ -140,7 +139,7 @@ def graph_for(settings: Settings, checkpoint: str, files: dict[str, str]) -> Gra
         "output_size": "keep",
     }
     links: dict[str, Any] = {"image": ["image", 0], "vae": ["checkpoint", 2], "options": ["options", 0]}
-    if settings.objective != "textural":
+    if NEEDS[settings.objective].denoiser:
         links |= {"model": ["checkpoint", 0], "clip": ["checkpoint", 1]}
     graph = {
         "checkpoint": _node("CheckpointLoaderSimple", ckpt_name=checkpoint),
@@ -162,7 +161,7 @@ def _extras(inputs: dict[str, Any], settings: Settings, files: dict[str, str]) -
     if "target" in files:
         extras["target"] = _node("LoadImage", image=files["target"])
         inputs["target"] = ["target", 0]
-    elif settings.target != "lattice" and settings.objective != "semantic":
+    elif settings.target != "lattice" and NEEDS[settings.objective].target:
         size = settings.working_size
         extras["target"] = _node(
             "MistTarget", image=["image", 0], pattern=settings.target, fit="crop", working_size=size
@@ -195,17 +194,14 @@ def _facts(server: Server, checkpoint: str) -> dict[str, Any]:
     }
 
 
-def _reach(settings: Settings, mask: Tensor | None) -> np.ndarray:
-    """Grey levels that each pixel may move by."""
+def _budget(picture: Picture, mask: Tensor | None, settings: Settings) -> Budget:
+    """By the mask as it is sent, in 8 bits."""
     if mask is None:
-        return np.array(math.floor(settings.epsilon * 255 + 1e-3))
-    if not _mask_levels(mask).any():
+        return budget_for(picture.images, None, settings)
+    sent = to_levels(mask)
+    if not sent.any():
         raise MistError("The mask is all black: there is nothing to protect (white is what may change).")
-    return np.floor(settings.epsilon * _mask_levels(mask).astype(np.float64) + 1e-3)[..., None]
-
-
-def _mask_levels(mask: Tensor) -> np.ndarray:
-    return mask[0, 0].mul(255).round().byte().numpy()
+    return budget_for(picture.images, to_unit(sent), settings)
 
 
 def _png(levels: np.ndarray) -> bytes:
@@ -215,7 +211,7 @@ def _png(levels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _answer(server: Server, outputs: dict[str, Any]) -> tuple[np.ndarray, Report]:
+def _answer(server: Server, outputs: dict[str, Any]) -> tuple[Tensor, Report]:
     try:
         (file,) = outputs["picture"]["images"]
         (row,) = json.loads("".join(outputs["report"]["text"]))
@@ -223,17 +219,15 @@ def _answer(server: Server, outputs: dict[str, Any]) -> tuple[np.ndarray, Report
         report = Report(**row)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise MistError(f"{server.url}: its answer is not understood ({error!r}); another version of Mist?") from error
-    picture: Picture = read_picture("the server's answer", server.download(file))
-    return to_u8(picture.images), report
+    return read_picture("the server's answer", server.download(file)).images, report
 
 
-def _require_budget(server: Server, before: np.ndarray, after: np.ndarray, reach: np.ndarray) -> None:
+def _require_budget(server: Server, images: Tensor, budget: Budget) -> None:
     """The promise is kept here, whatever the server does."""
-    if before.shape != after.shape:
-        raise MistError(f"{server.url}: sent {before.shape[1]} x {before.shape[0]} pixels, got another size back.")
-    moved = np.abs(after.astype(np.int16) - before)
-    if (moved > reach).any():
-        raise MistError(f"{server.url}: its answer moves by {moved.max()} levels, more than was asked for.")
+    try:
+        budget.check(to_levels(images))
+    except BudgetError as error:
+        raise BudgetError(f"{server.url}: its answer is refused. {error}") from error
 
 
 def engine_for(options: argparse.Namespace, order: Order, complain: Say, *, bars: bool = False) -> ComfyEngine:

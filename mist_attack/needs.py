@@ -1,0 +1,36 @@
+"""What each objective needs and reports. Faces read it, so it imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Objective = Literal["textural", "semantic", "fused"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    target: bool
+    """Latents to pull to."""
+    denoiser: bool
+    """The whole model and a prompt, not the autoencoder alone."""
+    figures: tuple[str, ...]
+    """Names in `Report.before` and `Report.after`."""
+
+    @property
+    def semantic_weight(self) -> bool:
+        """It has two terms to weigh."""
+        return self.target and self.denoiser
+
+
+NEEDS: dict[Objective, Needs] = {
+    "textural": Needs(target=True, denoiser=False, figures=("target_distance",)),
+    "semantic": Needs(target=False, denoiser=True, figures=("denoising_loss",)),
+    "fused": Needs(target=True, denoiser=True, figures=("target_distance", "denoising_loss")),
+}
+"""By the name of the objective; the one that asks most of the model comes last."""
+
+
+def possible(*, denoiser: bool) -> list[Objective]:
+    """The objectives that a model can serve, the one that asks most of it last."""
+    return [name for name, needs in NEEDS.items() if denoiser or not needs.denoiser]
