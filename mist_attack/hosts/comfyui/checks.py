@@ -11,7 +11,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import nn
 
 from ...errors import CheckpointError
-from .lent import PLAIN
+from .lent import is_quantised
 
 _OF_HOST = ("comfy.", "comfy_kitchen.", "torch.nn.")
 
@@ -60,7 +60,7 @@ def check_layers(module: nn.Module, subject: str) -> None:
         if not kind.__module__.startswith(_OF_HOST):
             raise _refused(subject, f"layers of {kind.__module__}.{kind.__qualname__}")
         for weight in layer.parameters(recurse=False):
-            if type(weight) not in PLAIN and not type(weight).__module__.startswith(_OF_HOST):
+            if is_quantised(weight) and not type(weight).__module__.startswith(_OF_HOST):
                 raise _refused(subject, f"weights of the format {type(weight).__name__}")
         if _multiplies_in_fp8(layer):
             raise _refused(subject, "layers that multiply in fp8: start ComfyUI without --fast fp8_matrix_mult")
