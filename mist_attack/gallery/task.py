@@ -1,4 +1,4 @@
-"""One picture, bytes in and bytes out: what every engine computes, and what the run asks of an engine."""
+"""One picture, bytes in and bytes out: what every runner computes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,24 +67,6 @@ class Outcome:
     """The worker is out of reach, through no fault of the picture: another one is to have it."""
     fatal: bool = False
     """It would be the same for every picture."""
-
-
-class Engine(Protocol):
-    """Computes tasks: submitted while there is room, waited for in between. Closed after use, always."""
-
-    dies_with_its_worker: bool
-    """It computes in this process: a picture that kills its worker kills the run."""
-
-    @property
-    def has_room(self) -> bool: ...
-
-    def submit(self, task: Task) -> None: ...
-
-    def wait(self) -> Outcome | None:
-        """Of any task; None where there is more room now. Raises CheckpointError where there is no model."""
-        ...
-
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import math
@@ -15,9 +14,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ...errors import MistError, SettingsError
+from ...errors import MistError
 from ...gallery.journal import Say
-from ...gallery.request import Order
 from ...gallery.task import Outcome, Result, Task, made_by, opened
 from ...pictures.reading import Picture, from_u8, read_picture, to_u8
 from ...pictures.writing import encode_picture
@@ -26,30 +24,23 @@ from ...settings import Settings
 from ..bars import bar_for
 from .client import Graph, Server, UnreachableError
 from .graph import OnProgress, run
-from .socket import require_websockets
+from .options import RemoteOptions
 
 LOG_IN = "MIST_COMFYUI_LOGIN"
-TIMEOUT = 3600.0
 NEEDED = ("MistProtect", "MistOptions", "MistTarget", "LoadImage", "LoadImageMask", "PreviewImage", "PreviewAny")
 
 
-class ComfyEngine:
-    """`mist_attack.gallery.task.Engine`: every server has one picture at a time; one that fails is left out."""
+class RemoteRunner:
+    """`mist_attack.runners.protocol.Runner`: every server has one picture at a time; one that fails is left out.
+
+    Raises SettingsError; no server is reached yet."""
 
     dies_with_its_worker = False
 
-    def __init__(
-        self,
-        servers: list[Server],
-        checkpoint: str,
-        target: Tensor | None,
-        seconds: float,
-        complain: Say,
-        *,
-        bars: bool = False,
-    ) -> None:
-        self.checkpoint, self.target, self.seconds, self.complain = checkpoint, target, seconds, complain
-        self.bars = bars
+    def __init__(self, options: RemoteOptions, target: Tensor | None, complain: Say) -> None:
+        self.checkpoint, self.target, self.seconds = options.checkpoint, target, options.seconds
+        self.complain, self.bars = complain, options.bars
+        servers = servers_for(options, complain)
         self.idle = list(servers)
         self.known: dict[str, dict[str, Any]] = {}
         self.flying: dict[Future[Result], tuple[Server, Task]] = {}
@@ -236,16 +227,11 @@ def _require_budget(server: Server, before: np.ndarray, after: np.ndarray, reach
         raise MistError(f"{server.url}: its answer moves by {moved.max()} levels, more than was asked for.")
 
 
-def engine_for(options: argparse.Namespace, order: Order, complain: Say, *, bars: bool = False) -> ComfyEngine:
-    """Raises SettingsError; no server is reached yet."""
-    if not options.url:
-        raise SettingsError("--engine comfyui needs --url http://127.0.0.1:8188, once for each server.")
-    if not options.checkpoint:
-        raise SettingsError("--engine comfyui needs --checkpoint NAME: a checkpoint as the servers' own list has it.")
-    require_websockets()
+def servers_for(options: RemoteOptions, complain: Say) -> list[Server]:
+    """One for each address. Raises SettingsError."""
     log_in = os.environ.get(LOG_IN)
-    servers = [Server(url, allow_remote=options.allow_remote, log_in=log_in) for url in dict.fromkeys(options.url)]
+    servers = [Server(url, allow_remote=options.allow_remote, log_in=log_in) for url in dict.fromkeys(options.urls)]
     for server in servers:
         if server.is_open:
             complain(f"{server.url} is not encrypted: whoever is in between sees the pictures. Use https.")
-    return ComfyEngine(servers, options.checkpoint, order.target, options.timeout or TIMEOUT, complain, bars=bars)
+    return servers
