@@ -40,12 +40,12 @@ class RemoteRunner:
     def __init__(self, options: RemoteOptions, target: Tensor | None, complain: Say) -> None:
         self.checkpoint, self.target, self.seconds = options.checkpoint, target, options.seconds
         self.complain, self.bars = complain, options.bars
-        servers = servers_for(options, complain)
-        self.idle = list(servers)
+        self.servers = servers_for(options, complain)
+        self.idle = list(self.servers)
         self.known: dict[str, dict[str, Any]] = {}
         self.flying: dict[Future[Result], tuple[Server, Task]] = {}
         self.ended = threading.Event()
-        self.threads = ThreadPoolExecutor(len(servers))
+        self.threads = ThreadPoolExecutor(len(self.servers))
 
     @property
     def has_room(self) -> bool:
@@ -72,6 +72,8 @@ class RemoteRunner:
     def close(self) -> None:
         self.ended.set()
         self.threads.shutdown(wait=True, cancel_futures=True)
+        for server in self.servers:
+            server.close()
 
     def _without(self, task: Task, error: str) -> Outcome | None:
         """Go on with the servers that are left: the picture moves on."""
