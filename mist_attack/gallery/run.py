@@ -122,7 +122,9 @@ class _Run:
     def _stop(self) -> None:
         self.stopped = True
         if self.queue:
-            self.journal.complain(f"stopped: the other {len(self.queue)} would fail alike, and are left as they are.")
+            self.journal.complain(
+                f"stopped: the other {len(self.queue)} would fail in the same way, and were not tried."
+            )
             self.queue.clear()
 
     def _keep(self, work: Work, facts: dict[str, Any], result: Result) -> None:

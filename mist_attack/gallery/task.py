@@ -111,7 +111,7 @@ def _of_the_device(device: torch.device, error: RuntimeError) -> str:
 
 
 def told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no further word'}"
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no details'}"
 
 
 def protected(task: Task, model: Model, on_step: OnStep | None = None) -> Result:

@@ -43,7 +43,9 @@ def processors() -> int:
 def bounded(threads: int, complain: Say) -> int:
     """At most as many as there are processors."""
     if threads > processors():
-        complain(f"--threads {threads}: this machine has {processors()}, and {processors()} are used.")
+        complain(
+            f"--threads {threads}: this machine has {processors()} processors, so {processors()} threads are used."
+        )
     return min(threads, processors())
 
 

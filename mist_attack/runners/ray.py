@@ -180,12 +180,12 @@ class RayRunner:
         """A worker less; raises where it was the last."""
         if not (self.idle or self.flying or self.starting):
             raise error
-        self.complain(f"{error} The other workers go on.")
+        self.complain(f"{error} The other workers continue.")
 
 
 def _reason(failure: BaseException) -> str:
     lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
-    return f"{type(failure).__name__}: {lines[0][:200] if lines else 'no further word'}"
+    return f"{type(failure).__name__}: {lines[0][:200] if lines else 'no details'}"
 
 
 def _everywhere(options: RayOptions, complain: Say) -> ModelOptions:

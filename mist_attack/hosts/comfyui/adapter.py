@@ -96,7 +96,9 @@ class ComfySurrogate:
 
     def denoise(self, noised_latents: Tensor, sigma: Tensor, conditioning: Any) -> Tensor:
         if self._denoiser is None:
-            raise CheckpointError(f"{self.name} has no diffusion model at hand. Connect a model.")
+            raise CheckpointError(
+                f"{self.name}: the semantic and fused modes need a model, and none is connected. Connect one."
+            )
         return self._denoiser(noised_latents, sigma, conditioning)
 
     def conditioning(self, prompt: str) -> Any:
@@ -104,7 +106,9 @@ class ComfySurrogate:
         if self.positive is not None:
             return self.positive
         if self.clip is None:
-            raise CheckpointError("No prompt can be read. Connect a clip, or a conditioning.")
+            raise CheckpointError(
+                "A prompt needs a text encoder, and none is connected. Connect a clip, or a conditioning."
+            )
         if prompt not in self._prompts:
             self._prompts[prompt] = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt))
         return self._prompts[prompt]

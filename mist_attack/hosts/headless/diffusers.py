@@ -77,7 +77,9 @@ class DiffusersSurrogate:
 
     def denoise(self, noised_latents: Tensor, sigma: Tensor, conditioning: Tensor) -> Tensor:
         if self.unet is None:
-            raise CheckpointError(f"{self.name} is an autoencoder alone: it serves the textural objective only.")
+            raise CheckpointError(
+                f"{self.name} is an autoencoder without a UNet: only the textural objective can use it."
+            )
         unet = self.unet
 
         def predicted(latents: Tensor, timesteps: Tensor) -> Tensor:
@@ -88,7 +90,7 @@ class DiffusersSurrogate:
     def conditioning(self, prompt: str) -> Tensor:
         """(1, tokens, width) in the UNet's dtype, on `device`."""
         if self.unet is None:
-            raise CheckpointError(f"{self.name} is an autoencoder alone: it takes no prompt.")
+            raise CheckpointError(f"{self.name} is an autoencoder without a UNet: it takes no prompt.")
         if prompt not in self._conditionings:
             if len(self._conditionings) >= 64:  # a gallery of prompts must not fill the memory
                 self._conditionings.clear()

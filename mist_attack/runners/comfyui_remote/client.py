@@ -35,10 +35,12 @@ class Server:
     def __init__(self, url: str, *, allow_remote: bool = False, log_in: str | None = None) -> None:
         parts = _parsed(url)
         if parts.userinfo:
-            raise SettingsError("--url: a log-in is given as MIST_COMFYUI_LOGIN=user:password, not in the address.")
+            raise SettingsError(
+                "--url: expected an address without a log-in. Set MIST_COMFYUI_LOGIN=user:password instead."
+            )
         self.is_local = is_loopback(parts.host)
         if not (self.is_local or allow_remote):
-            raise SettingsError(f"--url {url} is another machine, and pictures would leave this one: --allow-remote.")
+            raise SettingsError(f"--url {url} is another machine. To let pictures leave this one, add --allow-remote.")
         self.url = str(parts).rstrip("/")
         self.is_open = parts.scheme == "http" and not self.is_local
         self.headers = {"Authorization": f"Basic {base64.b64encode(log_in.encode()).decode()}"} if log_in else {}
@@ -136,9 +138,11 @@ def _json(data: bytes, address: str) -> Any:
 def _refusal(url: str, path: str, answer: httpx.Response) -> MistError:
     code = answer.status_code
     if code in (401, 403):
-        return UnreachableError(f"{url} asks for a log-in: MIST_COMFYUI_LOGIN=user:password.")
+        return UnreachableError(f"{url} asks for a log-in. Set MIST_COMFYUI_LOGIN=user:password.")
     if answer.is_redirect:
-        return UnreachableError(f"{url}{path}: {code}, a redirection, which is not followed. Give --url its address.")
+        return UnreachableError(
+            f"{url}{path}: {code}, a redirection, which is not followed. Give --url the address it leads to."
+        )
     if code != 400:
         return UnreachableError(f"{url}{path}: {code} {answer.reason_phrase}.")
     detail = _read(answer, 4000)[:4000].decode("utf-8", "replace")

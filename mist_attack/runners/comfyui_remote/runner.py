@@ -172,12 +172,12 @@ def _facts(server: Server, checkpoint: str) -> dict[str, Any]:
     """What the bytes depend on there. Raises UnreachableError where the server cannot do it."""
     for kind in NEEDED:
         if kind not in server.get(f"/object_info/{kind}"):
-            raise UnreachableError(f"{server.url} has no node {kind}: put this repository into its custom_nodes.")
+            raise UnreachableError(f"{server.url} has no node {kind}. Install Mist there, in its custom_nodes.")
     loader = server.get("/object_info/CheckpointLoaderSimple")["CheckpointLoaderSimple"]
     wanted = loader["input"]["required"]["ckpt_name"]
     there = wanted[0] if isinstance(wanted[0], list) else wanted[1]["options"]  # the form of newer hosts
     if checkpoint not in there:
-        raise UnreachableError(f"{server.url} has no checkpoint {checkpoint}. There: {', '.join(there) or 'none'}.")
+        raise UnreachableError(f"{server.url} has no checkpoint {checkpoint}. It has: {', '.join(there) or 'none'}.")
     stats = server.get("/system_stats")
     device = (stats.get("devices") or [{}])[0]
     return {
@@ -215,7 +215,9 @@ def _answer(server: Server, outputs: dict[str, Any]) -> tuple[np.ndarray, Report
         row.pop("summary", None)
         report = Report(**row)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise MistError(f"{server.url}: its answer is not understood ({error!r}); another version of Mist?") from error
+        raise MistError(
+            f"{server.url}: its answer was not understood ({error!r}). Install the same version of Mist there."
+        ) from error
     picture: Picture = read_picture("the server's answer", server.download(file))
     return to_u8(picture.images), report
 
@@ -235,5 +237,5 @@ def servers_for(options: RemoteOptions, complain: Say) -> list[Server]:
     servers = [Server(url, allow_remote=options.allow_remote, log_in=log_in) for url in dict.fromkeys(options.urls)]
     for server in servers:
         if server.is_open:
-            complain(f"{server.url} is not encrypted: whoever is in between sees the pictures. Use https.")
+            complain(f"{server.url} is not encrypted: others on the network can see the pictures. Use https.")
     return servers
