@@ -52,4 +52,4 @@ def _parsed(path: Path) -> yaml.Node | None:
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
-    return "it is no text in UTF-8" if isinstance(error, ValueError) else "it is no YAML"
+    return "it is not UTF-8 text" if isinstance(error, ValueError) else "it is not YAML"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes.comfyui_command import protect, rows
-from fakes.command import draw, files, levels_of
+from fakes.command import draw, files, levels_of, mist
 from PIL import Image, PngImagePlugin
 
 from mist_attack.errors import SettingsError
@@ -133,7 +133,11 @@ def test_only_this_machine_unless_allowed(capsys):
     assert not is_loopback("localhost.example.org") and not is_loopback("10.0.0.1")
 
 
-@pytest.mark.parametrize("url", ["ftp://127.0.0.1", "127.0.0.1:8188", "http://user:secret@127.0.0.1"])
+ADDRESSES = ["ftp://127.0.0.1", "127.0.0.1:8188", "http://user:secret@127.0.0.1"]
+ADDRESSES += ["http://[::1", "http://127.0.0.1:99999", "http://127.0.0.1:8188?a=b", "http://127.0.0.1:8188#a"]
+
+
+@pytest.mark.parametrize("url", ADDRESSES)
 def test_addresses_that_cannot_be_meant(url):
     with pytest.raises(SettingsError):
         Server(url)
@@ -145,10 +149,36 @@ def test_flags_that_cannot_be_meant(comfy, words, capsys):
     assert protect(comfy, words=words) == 1 and words[0] in capsys.readouterr().err
 
 
-def test_a_redirection_is_not_followed(comfy, other):
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)], ids=["run", "dry run"])
+@pytest.mark.parametrize("missing", ["--url", "--checkpoint"])
+def test_what_the_servers_need_is_asked_for_first(missing, dry, capsys):
+    draw("in/a.png")
+    given = {"--url": "http://127.0.0.1:9", "--checkpoint": "sd.safetensors"}
+    words = [word for flag, value in given.items() if flag != missing for word in (flag, value)]
+    assert mist("protect", "in", "--out", "out", "--engine", "comfyui", *words, *dry) == 1
+    assert f"needs {missing}" in capsys.readouterr().err and not Path("out").exists()
+
+
+def test_a_redirection_is_not_followed(comfy, other, capsys):
     draw("in/a.png")
     comfy.redirects_to = other.url
     assert protect(comfy) == 1 and other.asked == []
+    assert "redirection, which is not followed" in capsys.readouterr().err
+
+
+def test_an_answer_is_read_up_to_a_limit(comfy, monkeypatch):
+    monkeypatch.setattr(client, "MAX_BYTES", 1000)
+    comfy.files = {"short": bytes(1000), "long": bytes(1001)}
+    server = Server(comfy.url)
+    assert server.download({"filename": "short"}) == bytes(1000)
+    with pytest.raises(UnreachableError, match="more than 1000 bytes"):
+        server.download({"filename": "long"})
+
+
+def test_nothing_is_asked_of_the_environment_for_a_server_on_this_machine(comfy, other, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, other.url)
+    assert Server(comfy.url).get("/system_stats") and other.asked == []
 
 
 def test_a_log_in_is_sent_and_not_shown(comfy, monkeypatch, capsys):

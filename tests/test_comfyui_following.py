@@ -229,11 +229,13 @@ def test_messages_that_are_none_are_passed_over(comfy):
     assert len(told) == 10 and outputs["picture"]
 
 
-def test_the_package_is_asked_for_only_where_it_is_used(comfy, monkeypatch, capsys):
+@pytest.mark.parametrize("package", ["httpx", "websockets.exceptions"])
+def test_the_packages_are_asked_for_only_where_they_are_used(comfy, monkeypatch, capsys, package):
     draw("in/a.png")
-    script = "import sys, mist_attack.command.main, mist_attack.runners.choice; sys.exit('websockets' in sys.modules)"
+    known = "{'httpx', 'websockets'} & set(sys.modules)"
+    script = f"import sys, mist_attack.command.main, mist_attack.runners.choice; sys.exit(bool({known}))"
     assert subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent.parent).returncode == 0
-    monkeypatch.setitem(sys.modules, "websockets.exceptions", None)
+    monkeypatch.setitem(sys.modules, package, None)
     assert protect(comfy) == 1 and not Path("out").exists()
     assert 'pip install "mist-protect[remote]"' in capsys.readouterr().err
 

@@ -5,13 +5,13 @@ from contextlib import nullcontext
 import pytest
 import torch
 from fakes import comfy
-from test_comfyui_adapter import ComfySurrogate, comfyui, relative
+from test_comfyui_adapter import ComfySurrogate, adapter, relative
 from torch import nn
 
 from mist_attack.hosts.borrowing.aliases import Aliases, unwatched, watched
 
 CPU = torch.device("cpu")
-NEEDED = comfyui.memory(64 * 64, 4, low_vram=False)
+NEEDED = adapter.memory(64 * 64, 4, low_vram=False)
 
 
 @pytest.fixture

@@ -213,7 +213,7 @@ def test_an_autoencoder_alone_serves_the_textural_objective(tiny, tmp_path):
     picture = torch.rand(1, 3, 40, 40).mul(255).round() / 255
     report = protect(picture, surrogate, Settings(objective="textural", steps=2)).reports[0]
     assert report.after["target_distance"] < report.before["target_distance"]
-    with pytest.raises(CheckpointError, match="autoencoder alone"):
+    with pytest.raises(CheckpointError, match="autoencoder without a UNet"):
         protect(picture, surrogate, Settings(objective="fused", steps=1))
 
 

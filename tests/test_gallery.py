@@ -485,7 +485,7 @@ def test_a_manifest_that_is_not_ours_is_left_alone(capsys):
     Path("out").mkdir()
     Path("out/mist-manifest.jsonl").write_text("my notes\n")
     assert protect("in") == 1
-    assert "not a line of ours" in capsys.readouterr().err
+    assert "not a line that Mist wrote" in capsys.readouterr().err
     assert Path("out/mist-manifest.jsonl").read_text() == "my notes\n"
 
 

@@ -44,8 +44,8 @@ CLASHES = {
     f"{OUR_RESULT} --report in/a.png/r.json": "is a file",
     f"{OUR_RESULT} --report .": "is a folder",
     f"{OUR_RESULT} --report in": "is a folder",
-    f"{OUR_RESULT} --report notes.txt": "no report of ours",
-    f"{OUR_RESULT} --report in/passed.psd": "no report of ours",
+    f"{OUR_RESULT} --report notes.txt": "not a report that Mist wrote",
+    f"{OUR_RESULT} --report in/passed.psd": "not a report that Mist wrote",
     "protect in --out folders --steps 1": "is a folder",
     "protect in --out links --steps 1": "an input",
     "protect in --out hard --steps 1": "an input",
@@ -54,7 +54,7 @@ CLASHES = {
     f"{MISTS} -img {MISTS_RESULT}": "an input",
     f"{MISTS} -img in/a.png --report {MISTS_RESULT}": "a result",
     f"{MISTS} -img in/a.png --mask --mask_path mask.png --report mask.png": "the mask",
-    "bench --out notes.txt --only steps": "no report of ours",
+    "bench --out notes.txt --only steps": "not a report that Mist wrote",
     "bench --out in --only steps": "is a folder",
 }
 

@@ -131,5 +131,6 @@ def test_a_picture_that_kills_its_worker_three_times_is_recorded_and_the_rest_go
 
 def test_what_does_not_fit_the_cluster_is_said(tmp_path):
     gallery(tmp_path, 1)
-    done = mist(tmp_path, "--out", "out", "--engine", "ray", "--gpus-per-worker", "64")
+    done = mist(tmp_path, "--out", "out", "--engine", "ray", "--gpus-per-worker", "64", "--threads", "9999")
     assert done.returncode == 1 and "fits" in done.stderr
+    assert "--threads 9999: this machine has" in done.stderr and "No worker of 9999 CPUs" not in done.stderr

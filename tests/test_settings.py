@@ -181,9 +181,9 @@ def test_errors_in_a_file_name_the_file_the_line_and_the_key(tmp_path, text, lin
     [
         ("- a\n- b\n", "expected lines like"),
         ("just words", "expected lines like"),
-        (b"\xff\xfe\x00", "no text in UTF-8"),
+        (b"\xff\xfe\x00", "not UTF-8 text"),
         (b"prompt: \x00", "Cannot read"),
-        (b"[" * 50_000, "no YAML"),
+        (b"[" * 50_000, "not YAML"),
         (b"#" * 2**17, "at most 65536 bytes"),
         ("steps: 3\n---\nsteps: 4\n", "found another document"),
     ],

@@ -22,7 +22,9 @@ from .flags import BENCH_PARTS, GPU_PARTS, THEIRS, parser, theirs
 if TYPE_CHECKING:
     import torch
 
+    from ..gallery.journal import Say
     from ..gallery.request import Order, Policy
+    from ..runners.choice import RunnerOptions
 
 __all__ = ["THEIRS", "main"]
 
@@ -75,20 +77,21 @@ def _interrupted() -> int:
 def _protect(options: argparse.Namespace) -> int:
     from ..runners import choice
     from . import places
+    from .computing import runner_options
 
     say = _silent if options.quiet else _say
-    choice.require_meant(options)
+    computing = runner_options(options)
     order, policy = _request(options)
     places.check(order, options)
     if order.lossy_quality is not None:
         _complain(JPEG_WARNING)
     if options.dry_run:
-        return _dry_run(options, order, policy)
+        return _dry_run(computing, order, policy, say)
     from ..gallery import run
 
-    engine = choice.engine_for(options, order, say, _complain)
-    order = replace(order, model_key=choice.model_key(options))
-    return _exit_code(run.run(order, engine, policy, report=options.report, say=say, complain=_complain))
+    runner = choice.runner_for(computing, order, say, _complain)
+    order = replace(order, model_key=choice.model_key(computing))
+    return _exit_code(run.run(order, runner, policy, report=options.report, say=say, complain=_complain))
 
 
 def _request(options: argparse.Namespace) -> tuple[Order, Policy]:
@@ -102,18 +105,21 @@ def _request(options: argparse.Namespace) -> tuple[Order, Policy]:
     return native.order_for(options), native.policy_for(options)
 
 
-def _dry_run(options: argparse.Namespace, order: Order, policy: Policy) -> int:
+def _dry_run(computing: RunnerOptions, order: Order, policy: Policy, say: Say) -> int:
     from ..gallery import estimate
     from ..runners import choice
+    from ..runners.comfyui_remote.options import RemoteOptions
+    from ..runners.here import loader
 
-    say = _silent if options.quiet else _say
+    load = None
     try:
-        order = replace(order, model_key=choice.model_key(options))
-        load = None if options.engine == "comfyui" else choice.loader(options, order, _silent, _complain)
+        order = replace(order, model_key=choice.model_key(computing))
+        if not isinstance(computing, RemoteOptions):
+            load = loader(computing.model, order.target, _silent, _complain)
     except MistError as error:
         _complain(f"no estimate of time and memory: {error}")
-        load = None
-    return _exit_code(estimate.tell(order, policy, load, options.workers or 1, say, _complain))
+    workers = getattr(computing, "workers", None) or 1
+    return _exit_code(estimate.tell(order, policy, load, workers, say, _complain))
 
 
 def _exit_code(statuses: list[str]) -> int:
@@ -169,13 +175,13 @@ def _bench(options: argparse.Namespace) -> int:
 
     from ..bench import command
     from ..hosts.headless import diffusers
-    from ..runners import choice
+    from ..runners.model import set_threads
 
     if options.rounds < 2:
         raise SettingsError(f"Expected --rounds of at least 2, for an interval; got {options.rounds}.")
     if options.threads is not None and options.threads < 1:
         raise SettingsError(f"Expected --threads of at least 1; got {options.threads}.")
-    choice.set_threads(options.threads, _complain)
+    set_threads(options.threads, _complain)
     _require_parts(options)
     device = diffusers.pick_device(options.device)
     if options.gpu:

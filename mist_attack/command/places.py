@@ -12,7 +12,7 @@ from ..gallery import manifest, paths
 from ..gallery.request import Order
 from ..gallery.selection import lists
 from ..gallery.storage import Folder
-from ..hosts.headless.checkpoints import find_checkpoint
+from ..hosts.headless import checkpoints
 from .native import target_file
 
 Uses = list[tuple[Path, str]]
@@ -44,7 +44,7 @@ def _read(order: Order, options: argparse.Namespace) -> Uses:
 
 def _checkpoint(requested: str | None) -> Path | None:
     try:
-        return find_checkpoint(requested)
+        return checkpoints.find_checkpoint(requested)
     except CheckpointError:  # told when it is needed
         return None
 

@@ -213,7 +213,7 @@ def _lines_of(storage: Storage, manifest: str) -> Iterator[tuple[str, str]]:
         try:
             yield _name_in(json.loads(line)), line
         except (ValueError, KeyError, TypeError) as error:
-            found = f"{storage.shown(manifest)}, line {number}, is not a line of ours"
+            found = f"{storage.shown(manifest)}, line {number}, is not a line that Mist wrote"
             raise OutputError(f"{found}. Move the file away, or choose another --out.") from error
 
 

@@ -88,8 +88,8 @@ def _only(kind: Kind, found: list[Path]) -> Path | None:
 def _collision(first: Source, second: Source, output: Path) -> str:
     message = f"{first.path} and {second.path} would both become {output}."
     if first.named and second.named:
-        raise SettingsError(f"{message} Run them apart.")
-    return f"{message} Rename one, or run it apart into another folder."
+        raise SettingsError(f"{message} Protect them in separate runs.")
+    return f"{message} Rename one, or protect it into another folder in a run of its own."
 
 
 def _lossless(path: Path) -> str:
@@ -110,7 +110,7 @@ def inside(name: str, flag: str) -> Path:
     """A name relative to the folder of results, as a path that stays in it. Raises SettingsError."""
     path = Path(name)
     if path.anchor or ".." in path.parts:
-        raise SettingsError(f"{flag}: {name} leads out of the folder of results.")
+        raise SettingsError(f"{flag}: {name} leads out of the folder of results. Choose a name inside it.")
     return path
 
 
@@ -120,7 +120,9 @@ def _require_template(template: str) -> None:
     rest = re.sub(r"\{\w*\}", "x", template)
     if "{" in rest or "}" in rest:
         known = ", ".join(f"{{{field}}}" for field in FIELDS)
-        raise SettingsError(f"--name {template}: a brace stands alone. Fields: {known}.")
+        raise SettingsError(
+            f"--name {template}: expected braces in pairs, as in {{stem}}; found one alone. Fields: {known}."
+        )
     if not rest.rpartition("/")[2].strip(". "):
         raise SettingsError(f"--name {template}: expected a name after the last /, as '{{stem}}-mist'.")
 

@@ -80,7 +80,11 @@ def require_file(path: Path, what: str) -> None:
 def too_long(path: Path) -> str | None:
     """Why no file can have such a name."""
     units = path.name.encode("utf-16-le", "surrogatepass")[::2] if os.name == "nt" else os.fsencode(path.name)
-    return f"a name of {len(units)}, where {MAX_NAME} are possible" if len(units) > MAX_NAME else None
+    return (
+        f"its name has {len(units)} bytes, and at most {MAX_NAME} are possible; choose a shorter one"
+        if len(units) > MAX_NAME
+        else None
+    )
 
 
 def require_report(path: Path, opening: bytes = b"[") -> None:
@@ -93,7 +97,9 @@ def require_report(path: Path, opening: bytes = b"[") -> None:
     except OSError as error:
         raise OutputError(f"{path} cannot be read ({error.strerror or error}). Choose another --report.") from error
     if start and not start.startswith(opening):
-        raise OutputError(f"{path} is there already, and is no report of ours: it is left alone. Choose another name.")
+        raise OutputError(
+            f"{path} exists already and is not a report that Mist wrote, so it is not overwritten. Choose another name."
+        )
 
 
 def require_no_root(path: Path, purpose: str) -> None:

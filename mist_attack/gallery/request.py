@@ -98,4 +98,6 @@ def _read_prompt(path: Path) -> str:
     try:
         return "" if is_empty else " ".join(decoded(read_bytes(path)).split())
     except UnicodeDecodeError as error:
-        raise PictureError(f"{path}: expected a prompt as UTF-8 text; save it so") from error
+        raise PictureError(
+            f"{path}: expected a prompt as UTF-8 text, found something else; save it as UTF-8"
+        ) from error

@@ -1,4 +1,4 @@
-"""Files in, protected files out, by whatever engine: skip what is done, try again, record a row for each."""
+"""Files in, protected files out, by whatever runner: skip what is done, try again, record a row for each."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MistError, OutputError
+from ..runners.protocol import Runner
 from . import manifest as ledgers
 from .journal import Journal, Say
 from .manifest import MAX_DEATHS, Ledger, NoLedger, Row, sha256
 from .naming import Work
 from .request import Order, Policy, name_of, task_for
-from .task import Engine, Outcome, Result
+from .task import Outcome, Result
 
 
 def run(
     order: Order,
-    engine: Engine,
+    runner: Runner,
     policy: Policy = Policy(),  # noqa: B008  # frozen
     *,
     report: Path | None = None,
@@ -34,8 +35,8 @@ def run(
     CheckpointError and DeviceError for the model, and OutputError for the report itself or
     while another run is at work in the same place, pass through.
     """
-    with _ledger(order) as ledger, closing(engine):
-        return _Run(order, engine, policy, ledger, report, say, complain).go()
+    with _ledger(order) as ledger, closing(runner):
+        return _Run(order, runner, policy, ledger, report, say, complain).go()
 
 
 def _ledger(order: Order) -> AbstractContextManager[Ledger]:
@@ -44,9 +45,9 @@ def _ledger(order: Order) -> AbstractContextManager[Ledger]:
 
 class _Run:
     def __init__(
-        self, order: Order, engine: Engine, policy: Policy, ledger: Ledger, report: Path | None, say: Say, complain: Say
+        self, order: Order, runner: Runner, policy: Policy, ledger: Ledger, report: Path | None, say: Say, complain: Say
     ) -> None:
-        self.order, self.engine, self.policy, self.ledger = order, engine, policy, ledger
+        self.order, self.runner, self.policy, self.ledger = order, runner, policy, ledger
         self.journal = Journal(report, len(order.works), say, complain)
         self.queue = deque(self._ordered())
         self.flying: dict[str, tuple[Work, dict[str, Any]]] = {}
@@ -57,7 +58,7 @@ class _Run:
     def go(self) -> list[str]:
         try:
             while self._fill():
-                if outcome := self.engine.wait():
+                if outcome := self.runner.wait():
                     self._settle(outcome)
         finally:
             self._wind_up()
@@ -71,8 +72,8 @@ class _Run:
         return sorted(works, key=lambda work: self.ledger.deaths(name_of(self.order, work)))
 
     def _fill(self) -> bool:
-        """Give the engine what it has room for; is anything left to wait for?"""
-        while self.queue and self.engine.has_room and not self.stopped:
+        """Give the runner what it has room for; is anything left to wait for?"""
+        while self.queue and self.runner.has_room and not self.stopped:
             self._start(self.queue.popleft())
         return bool(self.flying) or (bool(self.queue) and not self.stopped)
 
@@ -89,13 +90,13 @@ class _Run:
                 self.queue.clear()
                 return None
             self.order.storage.require_room(len(task.data))
-            self.ledger.begin(name, counted=self.engine.dies_with_its_worker)
+            self.ledger.begin(name, counted=self.runner.dies_with_its_worker)
         except MistError as error:
             return self._fail(work, facts, str(error))
         self.begun += name not in self.tries
         self.tries[name] = self.tries.get(name, 0) + 1
         self.flying[name] = work, facts
-        self.engine.submit(task)
+        self.runner.submit(task)
 
     def _settle(self, outcome: Outcome) -> None:
         name = outcome.task.name
@@ -121,7 +122,9 @@ class _Run:
     def _stop(self) -> None:
         self.stopped = True
         if self.queue:
-            self.journal.complain(f"stopped: the other {len(self.queue)} would fail alike, and are left as they are.")
+            self.journal.complain(
+                f"stopped: the other {len(self.queue)} would fail in the same way, and were not tried."
+            )
             self.queue.clear()
 
     def _keep(self, work: Work, facts: dict[str, Any], result: Result) -> None:

@@ -127,7 +127,9 @@ class Bucket:
 
     def __init__(self, url: str) -> None:
         if re.search(r"(^|::)(file|local)://", url):
-            raise SettingsError(f"--out {url}: of a folder of this machine, give the path alone.")
+            raise SettingsError(
+                f"--out {url}: expected the path alone for a folder of this machine, without file:// or local://."
+            )
         try:
             import fsspec
 

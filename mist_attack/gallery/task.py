@@ -1,4 +1,4 @@
-"""One picture, bytes in and bytes out: what every engine computes, and what the run asks of an engine."""
+"""One picture, bytes in and bytes out: what every runner computes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,24 +72,6 @@ class Outcome:
     """It would be the same for every picture."""
 
 
-class Engine(Protocol):
-    """Computes tasks: submitted while there is room, waited for in between. Closed after use, always."""
-
-    dies_with_its_worker: bool
-    """It computes in this process: a picture that kills its worker kills the run."""
-
-    @property
-    def has_room(self) -> bool: ...
-
-    def submit(self, task: Task) -> None: ...
-
-    def wait(self) -> Outcome | None:
-        """Of any task; None where there is more room now. Raises CheckpointError where there is no model."""
-        ...
-
-    def close(self) -> None: ...
-
-
 @dataclass(frozen=True)
 class Model:
     """What a worker holds."""
@@ -132,7 +114,7 @@ def _of_the_device(device: torch.device, error: RuntimeError) -> str:
 
 
 def told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no further word'}"
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no details'}"
 
 
 def protected(task: Task, model: Model, on_step: OnStep | None = None) -> Result:

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from ..needs import NEEDS
 from ..surrogate import Conditioning, Objective, Result, Surrogate, out_of_memory
-from .borrowing.aliases import OutOfPlace
+from .borrowing.aliases import OutOfPlace, is_plain
+from .borrowing.denoiser import with_loss_scale
 from .borrowing.lean import lean
-from .borrowing.lending import attributes, memory, named, recomputed, scale_gradient
+from .borrowing.lending import attributes, layers_of, memory, named, recomputed
 
 RECOMPUTED = {"ResBlock", "BasicTransformerBlock", "ResnetBlock"}  # nearly all activations, and never each other
-LOSS_SCALE = 1024.0  # a half-precision backward loses small gradients without it; exact, being a power of two
 CONDITION = {"crossattn": "c_crossattn", "vector": "y"}  # a prompt's parts, as `KModel.apply_model` names them
 
 
@@ -106,9 +106,8 @@ class ForgeSurrogate:
         self._require_denoiser()
         batch = len(noised_latents)
         parts = {name: part.expand(batch, *part.shape[1:]) for name, part in conditioning.items()}
-        scaled = scale_gradient(noised_latents, 1 / LOSS_SCALE)
-        denoised = self.objects.unet.model.apply_model(scaled, sigma, transformer_options={}, **parts)
-        return scale_gradient(denoised.float(), LOSS_SCALE)
+        apply = self.objects.unet.model.apply_model
+        return with_loss_scale(lambda latents: apply(latents, sigma, transformer_options={}, **parts), noised_latents)
 
     def conditioning(self, prompt: str) -> Conditioning:
         """{name: (1, ...) tensor} for `KModel.apply_model`. Emphasis and embeddings work as in prompts.
@@ -138,10 +137,7 @@ class ForgeSurrogate:
     ) -> Result:
         self._load_weights(batch * height * width, low_vram)
         autoencoder = self.modules[0]
-        layers = [layer for module in self.modules for layer in module.modules()]
-        recomputed_layers = [
-            layer for module in self.modules if low_vram or _is_copied(module) for layer in named(module, RECOMPUTED)
-        ]
+        recomputed_layers = named((module for module in self.modules if low_vram or _is_copied(module)), RECOMPUTED)
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
@@ -154,10 +150,10 @@ class ForgeSurrogate:
                 [backend.nn.vae],
                 attention_function_single_head_spatial=attention.pytorch_attention_single_head_spatial,
             ),
-            attributes(layers, training=False),
+            attributes(layers_of(self.modules), training=False),
             attributes(autoencoder.modules(), parameters_manual_cast=True),  # to the float32 of the pictures
             lean([autoencoder]),
-            recomputed(recomputed_layers, OutOfPlace),
+            recomputed(recomputed_layers),
             OutOfPlace(),
         ):
             return job(self)
@@ -211,7 +207,7 @@ def _is_known(objects: Any) -> bool:
         and type(predictor) is Prediction
         and predictor.prediction_type in {"epsilon", "v_prediction"}
         and unet.in_channels == objects.vae.latent_channels
-        and all(type(p) in (Tensor, nn.Parameter) and p.is_floating_point() for p in unet.parameters())
+        and all(is_plain(p) and p.is_floating_point() for p in unet.parameters())
     )
 
 

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from ..needs import NEEDS
 from ..surrogate import Conditioning, Objective, Result, Surrogate
+from .borrowing.denoiser import denoised, noise_levels, with_loss_scale
 from .borrowing.lean import lean
-from .borrowing.lending import attributes, cast, frozen, named, recompute, recomputed, scale_gradient
+from .borrowing.lending import attributes, cast, frozen, layers_of, named, recompute, recomputed
 
 DIFFERENTIABLE_ATTENTION = {"sdp", "sdp-no-mem", "sub-quadratic", "V1", "InvokeAI", "Doggettx"}
 RECOMPUTED_IN_UNET = {"ResBlock", "BasicTransformerBlock"}  # they hold nearly all activations, and never each other
 RECOMPUTED_IN_VAE = {"ResnetBlock"}
-LOSS_SCALE = 1024.0  # a half-precision backward loses small gradients without it; exact, being a power of two
 
 
 def loaded(*, keep_extra_networks: bool = False) -> WebuiSurrogate:
@@ -109,15 +109,12 @@ class WebuiSurrogate:
 
     def denoise(self, noised_latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         self._require_denoiser()
-        timesteps = (sigma[:, None] - self.sigmas).abs().argmin(dim=1)
-        sigma = sigma.view(-1, 1, 1, 1)
-        scale = (1 + sigma**2).rsqrt()  # to the variance-preserving latents that the UNet was trained on
-        scaled = scale_gradient(noised_latents * scale, 1 / LOSS_SCALE)
-        answer = self.model.apply_model(scaled, timesteps, _for_batch(conditioning, len(scaled)))
-        answer = scale_gradient(answer.float(), LOSS_SCALE)
-        if self.model.parameterization == "v":
-            return noised_latents * scale**2 - answer * sigma * scale
-        return noised_latents - sigma * answer
+
+        def unet(latents: Tensor, timesteps: Tensor) -> Tensor:
+            prompts = _for_batch(conditioning, len(latents))
+            return with_loss_scale(lambda scaled: self.model.apply_model(scaled, timesteps, prompts), latents)
+
+        return denoised(unet, noised_latents, sigma, self.sigmas, predicts_v=self.model.parameterization == "v")
 
     def conditioning(self, prompt: str) -> Conditioning:
         """{name: (1, ...) tensor}, as `_for_batch` hands it to the host. Emphasis and embeddings work as in prompts.
@@ -143,7 +140,7 @@ class WebuiSurrogate:
         self._prepare()
         devices.torch_gc()
         unet_layers, vae_layers = self._recomputed_layers(low_vram)
-        layers = [layer for module in (self.vae, self.unet) for layer in module.modules()]
+        layers = layers_of([self.vae, self.unet])
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
@@ -168,11 +165,11 @@ class WebuiSurrogate:
 
     def _recomputed_layers(self, low_vram: bool) -> tuple[list[nn.Module], list[nn.Module]]:
         """Of the UNet and of the encoder."""
-        encoder = named(self.vae.encoder, RECOMPUTED_IN_VAE) if low_vram else []
+        encoder = named([self.vae.encoder], RECOMPUTED_IN_VAE) if low_vram else []
         if _block_by_block(self.model):  # --lowvram: a block's weights must come back for its backward
             unet = self.unet
             return [*unet.input_blocks, unet.middle_block, *unet.output_blocks], encoder
-        return (named(self.unet, RECOMPUTED_IN_UNET) if low_vram else []), encoder
+        return (named([self.unet], RECOMPUTED_IN_UNET) if low_vram else []), encoder
 
     def _require_denoiser(self) -> None:
         if not len(self.sigmas):
@@ -196,9 +193,7 @@ def _takes_a_prompt_alone(model: Any) -> bool:
 
 def _sigmas(model: Any) -> Tensor:
     """Noise levels of the training schedule, whatever the options make of it for sampling."""
-    alphas_cumprod = getattr(model, "alphas_cumprod_original", model.alphas_cumprod)
-    alphas_cumprod = alphas_cumprod.detach().cpu().double().clamp(min=5e-8)
-    return ((1 - alphas_cumprod) / alphas_cumprod).sqrt().float()
+    return noise_levels(getattr(model, "alphas_cumprod_original", model.alphas_cumprod).detach().cpu())
 
 
 def _for_batch(conditioning: dict[str, Tensor], batch: int) -> dict[str, Any]:

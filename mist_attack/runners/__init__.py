@@ -1,1 +1,1 @@
-"""Who computes: this process, the actors of a Ray cluster, or running ComfyUI servers."""
+"""Who computes: this process, the actors of a Ray cluster, or running ComfyUI servers. See `protocol`."""

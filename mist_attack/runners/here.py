@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from ..ending import told_to_end
+from ..gallery.journal import Say
 from ..gallery.task import Model, Outcome, Task, attempt
+from ..hosts.headless import checkpoints, diffusers
 from ..pgd import OnStep, Progress
+from . import model
 from .bars import bar_for
+from .model import ModelOptions
 
 READ_LOSS_EVERY = 0.5  # seconds: reading a number waits for the device
 
 
-class SingleEngine:
-    """`mist_attack.gallery.task.Engine` with one model, loaded when the first picture comes."""
+@dataclass(frozen=True)
+class HereOptions:
+    """bars: show one for the picture at work."""
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    bars: bool = False
+
+
+class HereRunner:
+    """`mist_attack.runners.protocol.Runner` with one model, loaded when the first picture comes."""
 
     dies_with_its_worker = True
 
@@ -55,3 +70,20 @@ def _on_step(bar: Any) -> OnStep:
             due = time.monotonic() + READ_LOSS_EVERY
 
     return on_step
+
+
+def loader(options: ModelOptions, target: Tensor | None, say: Say, complain: Say) -> Callable[[], Model]:
+    """Loads the model into this process when called. Raises at once what can be known at once: CheckpointError,
+    DeviceError and SettingsError."""
+    checkpoints.find_checkpoint(options.checkpoint)
+    diffusers.pick_device(options.device)
+    model.set_threads(options.threads, complain)
+
+    def load() -> Model:
+        surrogate = model.load(options)
+        say(f"{surrogate.name} on {surrogate.device}")
+        if surrogate.is_demo:
+            complain(model.DEMO_WARNING)
+        return Model(surrogate, target)
+
+    return load

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,10 +12,9 @@ from torch import Tensor
 
 from ..errors import CheckpointError, MistError, SettingsError
 from ..gallery.journal import Say
-from ..gallery.request import Order
 from ..gallery.task import Model, Outcome, Result, Task, attempt, told
-from ..hosts.headless import checkpoints, diffusers
-from . import choice
+from ..hosts.headless import checkpoints
+from .model import DEMO_WARNING, ModelOptions, bounded, load, processors
 
 ENVIRONMENT = {"GOMP_SPINCOUNT": "1000", "RAY_USAGE_STATS_ENABLED": "0"}
 MAX_CRASHES = 3
@@ -25,30 +23,28 @@ Answer = tuple["Result | None", "str | None", bool, bool]
 
 
 @dataclass(frozen=True)
-class Spec:
-    """What an actor needs to know, wherever it runs."""
+class RayOptions:
+    """address: of a running cluster, or None for this machine alone. workers: models at once, or None for as many as
+    fit. gpus_per_worker: or None for 1 where the cluster has some."""
 
-    checkpoint: str
-    device: str | None
-    dtype: str
-    threads: int
-    target: Tensor | None
+    model: ModelOptions = field(default_factory=ModelOptions)
+    address: str | None = None
+    workers: int | None = None
+    gpus_per_worker: float | None = None
 
 
 class Worker:
-    """An actor."""
+    """An actor, on whichever machine."""
 
-    def __init__(self, spec: Spec) -> None:
-        self.spec = spec
+    def __init__(self, options: ModelOptions, target: Tensor | None) -> None:
+        self.options, self.target = options, target
         self.model: Model | None = None
-        torch.set_num_threads(spec.threads)
+        torch.set_num_threads(min(options.threads or 1, processors()))
 
     def ready(self) -> tuple[str, bool]:
         """Load the model: its name, and whether it is a demo. Raises CheckpointError and SettingsError."""
-        spec = self.spec
-        device = diffusers.pick_device(spec.device)
-        surrogate = diffusers.load(checkpoints.find_checkpoint(spec.checkpoint), device, getattr(torch, spec.dtype))
-        self.model = Model(surrogate, spec.target)
+        surrogate = load(self.options)
+        self.model = Model(surrogate, self.target)
         return f"{surrogate.name} on {surrogate.device}", surrogate.is_demo
 
     def protect(self, task: Task) -> Answer:
@@ -57,23 +53,24 @@ class Worker:
         return outcome.result, outcome.error, outcome.again, outcome.fatal
 
 
-class RayEngine:
-    """`mist_attack.gallery.task.Engine`: an actor has one picture at a time, and is replaced when it dies.
+class RayRunner:
+    """`mist_attack.runners.protocol.Runner`: an actor has one picture at a time, and is replaced when it dies.
 
-    Starts, or joins, the cluster when the first picture comes.
+    Starts, or joins, the cluster when the first picture comes. Raises SettingsError without Ray, and CheckpointError
+    where this machine does not see the model either.
     """
 
     dies_with_its_worker = False
 
-    def __init__(
-        self, spec: Spec, address: str | None, workers: int | None, gpus: float | None, say: Say, complain: Say
-    ) -> None:
+    def __init__(self, options: RayOptions, target: Tensor | None, say: Say, complain: Say) -> None:
         try:
             import ray  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise SettingsError(f'--engine ray needs Ray ({error}): pip install "mist-protect[cluster]"') from error
-        self.ray, self.spec, self.say, self.complain = ray, spec, say, complain
-        self.address, self.workers, self.gpus = address, workers, gpus
+        self.ray, self.target, self.say, self.complain = ray, target, say, complain
+        self.model = _everywhere(options, complain)
+        self.threads = self.model.threads or 1
+        self.address, self.workers, self.gpus = options.address, options.workers, options.gpus_per_worker
         self.actor_class: Any = None
         self.starting: dict[Any, Any] = {}
         self.idle: list[Any] = []
@@ -126,7 +123,7 @@ class RayEngine:
 
     def _start(self) -> None:
         self._connect()
-        total, threads = self.ray.cluster_resources(), self.spec.threads
+        total, threads = self.ray.cluster_resources(), self.threads
         gpus = self.gpus if self.gpus is not None else min(1.0, total.get("GPU", 0.0))
         fits = int(total.get("GPU", 0) / gpus if gpus else total.get("CPU", 0) / threads)
         workers = self.workers or fits
@@ -135,7 +132,7 @@ class RayEngine:
             raise SettingsError(f"No worker of {threads} CPUs and {gpus:g} GPUs fits: the cluster has {found}.")
         options = {"num_cpus": threads, "num_gpus": gpus, "max_restarts": 0, "runtime_env": {"env_vars": ENVIRONMENT}}
         self.actor_class = self.ray.remote(Worker).options(**options)
-        self.spec_reference = self.ray.put(self.spec)
+        self.target_reference = self.ray.put(self.target)
         for _ in range(workers):
             self._hire()
         self.say(f"Ray: {workers} worker(s) of {threads} CPU thread(s) and {gpus:g} GPU(s)")
@@ -143,7 +140,7 @@ class RayEngine:
     def _connect(self) -> None:
         os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
         ours = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        wanted = (self.workers or 1) * self.spec.threads
+        wanted = (self.workers or 1) * self.threads
         here = {"num_cpus": max(wanted, os.cpu_count() or 1), "include_dashboard": False}
         try:
             self.ray.init(self.address, logging_level="warning", log_to_driver=False, **({} if self.address else here))
@@ -153,7 +150,7 @@ class RayEngine:
             signal.signal(number, handler)
 
     def _hire(self) -> None:
-        actor = self.actor_class.remote(self.spec_reference)
+        actor = self.actor_class.remote(self.model, self.target_reference)
         self.starting[actor.ready.remote()] = actor
 
     def _welcome(self, actor: Any, ready: Any) -> None:
@@ -177,22 +174,23 @@ class RayEngine:
             self.told = True
             self.say(name)
             if is_demo:
-                self.complain(choice.DEMO_WARNING)
+                self.complain(DEMO_WARNING)
 
     def _go_without(self, error: MistError) -> None:
         """A worker less; raises where it was the last."""
         if not (self.idle or self.flying or self.starting):
             raise error
-        self.complain(f"{error} The other workers go on.")
+        self.complain(f"{error} The other workers continue.")
 
 
 def _reason(failure: BaseException) -> str:
     lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
-    return f"{type(failure).__name__}: {lines[0][:200] if lines else 'no further word'}"
+    return f"{type(failure).__name__}: {lines[0][:200] if lines else 'no details'}"
 
 
-def engine_for(options: argparse.Namespace, order: Order, say: Say, complain: Say) -> RayEngine:
-    """Raises SettingsError, and CheckpointError where this machine does not see the model either."""
-    checkpoint = checkpoints.find_checkpoint(options.checkpoint).absolute()
-    spec = Spec(str(checkpoint), options.device, options.dtype, options.threads or 1, order.target)
-    return RayEngine(spec, options.address, options.workers, options.gpus_per_worker, say, complain)
+def _everywhere(options: RayOptions, complain: Say) -> ModelOptions:
+    """The model as every machine finds it, with one thread unless told otherwise."""
+    checkpoint, threads = checkpoints.find_checkpoint(options.model.checkpoint).absolute(), options.model.threads or 1
+    if options.address is None:
+        threads = bounded(threads, complain)
+    return replace(options.model, checkpoint=str(checkpoint), threads=threads)

@@ -8,7 +8,7 @@ the host's modules, buffers and conditionings stay as they are, and there is not
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode_temporarily
 
-_PLAIN = (Tensor, Parameter)
 _OUT_OF_PLACE = {"add_": torch.add, "sub_": torch.sub, "mul_": torch.mul, "div_": torch.div}
 
 
@@ -51,6 +50,12 @@ class OutOfPlace(Aliases):
         return super().__torch_function__(operator, types, args, kwargs).to(args[0].dtype)
 
 
+def current_mode() -> Callable[[], AbstractContextManager[Any]]:
+    """What another thread enters to see the tensors that this one sees."""
+    mode = _get_current_function_mode()
+    return type(mode) if isinstance(mode, Aliases) else nullcontext
+
+
 def watched() -> bool:
     """The calls of this thread go through `Aliases`."""
     return isinstance(_get_current_function_mode(), Aliases)
@@ -67,10 +72,15 @@ def unwatched() -> Iterator[None]:
         yield
 
 
+def is_plain(value: Any) -> bool:
+    """A tensor or parameter whose memory is what it seems: of no subclass, as quantised weights are."""
+    return type(value) in (Tensor, Parameter)
+
+
 def alias(value: Any) -> Any:
     """A normal tensor over the memory of an inference tensor or parameter; inside lists and tuples too."""
     kind = type(value)
-    if kind in _PLAIN:
+    if is_plain(value):
         if value.is_inference():
             empty = torch.empty(0, dtype=value.dtype, device=value.device)
             return empty.set_(value.untyped_storage(), value.storage_offset(), value.size(), value.stride())

@@ -8,8 +8,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
+
+from .aliases import alias, current_mode
 
 Context = Callable[[], AbstractContextManager[Any]]
 AUTOENCODER_FLOATS, UNET_FLOATS = (3400, 2000), (3000, 500)
@@ -22,9 +25,13 @@ def memory(pixels: int, unet_bytes: int, *, low_vram: bool) -> float:
     return pixels * (4.0 * AUTOENCODER_FLOATS[low_vram] + unet_bytes * UNET_FLOATS[low_vram])
 
 
-def named(module: nn.Module, names: Iterable[str]) -> list[nn.Module]:
+def layers_of(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    return (layer for module in modules for layer in module.modules())
+
+
+def named(modules: Iterable[nn.Module], names: Iterable[str]) -> list[nn.Module]:
     """Layers by class name, also where an extension (token merging) has put a subclass in its place."""
-    return [layer for layer in module.modules() if any(kind.__name__ in names for kind in type(layer).__mro__)]
+    return [layer for layer in layers_of(modules) if any(kind.__name__ in names for kind in type(layer).__mro__)]
 
 
 @contextmanager
@@ -33,7 +40,7 @@ def frozen(modules: Iterable[nn.Module]) -> Iterator[None]:
 
     Parameters are remembered by name: casting a module may have put others in their place.
     """
-    layers = [layer for module in modules for layer in module.modules()]
+    layers = list(layers_of(modules))
     wanted = [
         (layer, name, p.requires_grad) for layer in layers for name, p in layer._parameters.items() if p is not None
     ]
@@ -85,37 +92,34 @@ def restore(owner: Any, name: str, before: Any) -> None:
         vars(owner)[name] = before
 
 
-@contextmanager
 def recomputed(
-    layers: Iterable[nn.Module], context: Context = nullcontext, before: Callable[[nn.Module], None] | None = None
-) -> Iterator[None]:
-    """Layers drop their activations and compute them again in the backward, inside `context()`.
+    layers: Iterable[nn.Module], context: Context | None = None, before: Callable[[nn.Module], None] | None = None
+) -> AbstractContextManager[None]:
+    """While open, layers drop their activations and compute them again in the backward, as `recompute` does.
 
     `before(layer)` runs first, both times: hooks that run when a layer is called do not run in the backward.
     """
-    changed: list[tuple[nn.Module, Any]] = []
-    try:
-        for layer in layers:
-            own = vars(layer).get("forward")
-            if getattr(own, "func", None) is recompute:  # a run inside a run
-                continue
-            changed.append((layer, own))
+    changes: dict[nn.Module, dict[str, Any]] = {}
+    for layer in layers:
+        if getattr(vars(layer).get("forward"), "func", None) is not recompute:  # else a run inside a run
             forward = layer.forward if before is None else partial(_after, before, layer, layer.forward)
-            layer.forward = partial(recompute, forward, within=context)
-        yield
-    finally:
-        for layer, own in changed:
-            restore(layer, "forward", own)
+            changes[layer] = {"forward": partial(recompute, forward, within=context)}
+    return instance_attributes(changes)
 
 
-def recompute(function: Callable[..., Any], *inputs: Any, within: Context = nullcontext, **options: Any) -> Any:
-    """Non-reentrant checkpointing: the only kind that `torch.autograd.grad` and frozen weights can use."""
+def recompute(function: Callable[..., Any], *inputs: Any, within: Context | None = None, **options: Any) -> Any:
+    """Non-reentrant checkpointing: the only kind that `torch.autograd.grad` and frozen weights can use.
+
+    within: what the second computation, in a thread of its own perhaps, is done inside; by default this thread's
+    `Aliases`, if any. Inputs are copied as far as hosts write to them between blocks: lists, dicts."""
+    inputs, options = tree_map(alias, (inputs, options))
+    again = within or current_mode()
     return checkpoint(
         partial(function, **options),
         *inputs,
         use_reentrant=False,
         preserve_rng_state=False,
-        context_fn=lambda: (nullcontext(), within()),
+        context_fn=lambda: (nullcontext(), again()),
     )
 
 
@@ -133,19 +137,3 @@ def cast(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         module.to(own)
-
-
-class _ScaledGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:  # type: ignore[override]
-        ctx.factor = factor
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return gradient * ctx.factor, None
-
-
-def scale_gradient(x: Tensor, factor: float) -> Tensor:
-    """x itself; its gradient times `factor` in the backward."""
-    return _ScaledGradient.apply(x, factor)  # type: ignore[return-value]

@@ -25,11 +25,12 @@ from ...errors import CheckpointError
 from ...needs import NEEDS
 from ...surrogate import Objective, Result, Surrogate
 from ..borrowing.aliases import Aliases, unwatched
+from ..borrowing.denoiser import with_loss_scale
 from ..borrowing.lean import lean
-from ..borrowing.lending import instance_attributes, memory
+from ..borrowing.lending import instance_attributes, layers_of, memory
 from .checks import check_model, check_vae
 from .layers import fetched, refetching
-from .lent import autoencoder_changes, freed_of_aliases, layers_of, marked_as_training, quantised_changes, recomputed
+from .lent import autoencoder_changes, freed_of_aliases, marked_as_training, quantised_changes, recomputed
 from .weights import lasting, spare_memory
 
 KEY = "mist"
@@ -88,7 +89,9 @@ class ComfySurrogate:
 
     def denoise(self, noised_latents: Tensor, sigma: Tensor, conditioning: Any) -> Tensor:
         if self._denoiser is None:
-            raise CheckpointError(f"{self.name} has no diffusion model at hand. Connect a model.")
+            raise CheckpointError(
+                f"{self.name}: the semantic and fused modes need a model, and none is connected. Connect one."
+            )
         return self._denoiser(noised_latents, sigma, conditioning)
 
     def conditioning(self, prompt: str) -> Any:
@@ -96,7 +99,9 @@ class ComfySurrogate:
         if self.positive is not None:
             return self.positive
         if self.clip is None:
-            raise CheckpointError("No prompt can be read. Connect a clip, or a conditioning.")
+            raise CheckpointError(
+                "A prompt needs a text encoder, and none is connected. Connect a clip, or a conditioning."
+            )
         if prompt not in self._prompts:
             self._prompts[prompt] = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt))
         return self._prompts[prompt]
@@ -195,8 +200,7 @@ class _Denoiser:
             self._prepare(conditioning)
         # A mean over the latents makes gradients so small that half precision would lose them inside the UNet.
         scale = 1.0 if self.dtype == torch.float32 else noised_latents[0].numel() / 2
-        denoised = self.guider(_ScaledGradient.apply(noised_latents, 1 / scale), sigma, **self.extra_args)
-        return _ScaledGradient.apply(denoised.float(), scale)
+        return with_loss_scale(lambda latents: self.guider(latents, sigma, **self.extra_args), noised_latents, scale)
 
     def _prepare(self, conditioning: Any) -> None:
         conds = {"positive": comfy.sampler_helpers.convert_cond(conditioning)}
@@ -204,19 +208,6 @@ class _Denoiser:
             self.guider.inner_model, self.noise, conds, self.noise.device, self.noise, None, 0
         )
         self.conditioning = conditioning
-
-
-class _ScaledGradient(torch.autograd.Function):
-    """The identity; its gradient is multiplied by `scale`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
-        ctx.scale = scale
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0] * ctx.scale, None
 
 
 def _name(vae: Any, model: Any) -> str:

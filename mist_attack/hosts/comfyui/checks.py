@@ -1,4 +1,4 @@
-"""What of ComfyUI's models is refused, with a word on what to do: never a gradient that nobody vouches for."""
+"""Which of ComfyUI's models are refused, and what to do then: those whose gradient nobody has checked."""
 
 # pyright: reportMissingImports=false
 from __future__ import annotations
@@ -11,7 +11,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import nn
 
 from ...errors import CheckpointError
-from .lent import PLAIN
+from .lent import is_quantised
 
 _OF_HOST = ("comfy.", "comfy_kitchen.", "torch.nn.")
 
@@ -20,7 +20,7 @@ def check_vae(vae: Any) -> None:
     """Refuse what has no image encoder that we can differentiate. Raises CheckpointError."""
     autoencoder = getattr(vae, "first_stage_model", None)
     if autoencoder is None:
-        raise CheckpointError("Expected a VAE, and this checkpoint holds none. Load one with Load VAE and connect it.")
+        raise CheckpointError("Expected a VAE, but this checkpoint holds none. Load one with Load VAE and connect it.")
     if not isinstance(autoencoder, AutoencodingEngine) or vae.latent_dim != 2:
         raise CheckpointError(
             "Expected a VAE of the KL kind for pictures (SD1, SD2, SDXL, SD3, Flux); "
@@ -43,11 +43,13 @@ def check_model(model: Any) -> None:
         )
     if base.concat_keys or base.diffusion_model.in_channels != base.latent_format.latent_channels:
         raise CheckpointError(
-            "Found an inpainting or editing model, which is not made for whole pictures. "
-            "Connect an ordinary one, or choose the mode textural."
+            "Expected a model that makes whole pictures; found one for inpainting or editing. "
+            "Connect another one, or choose the mode textural."
         )
     if not hasattr(model.get_model_object("model_sampling"), "sigmas"):
-        raise CheckpointError("This model's noise schedule has no discrete steps. Choose the mode textural.")
+        raise CheckpointError(
+            "Expected a noise schedule of discrete steps; this model has another. Choose the mode textural."
+        )
     check_layers(base.diffusion_model, "This model")
 
 
@@ -60,17 +62,17 @@ def check_layers(module: nn.Module, subject: str) -> None:
         if not kind.__module__.startswith(_OF_HOST):
             raise _refused(subject, f"layers of {kind.__module__}.{kind.__qualname__}")
         for weight in layer.parameters(recurse=False):
-            if type(weight) not in PLAIN and not type(weight).__module__.startswith(_OF_HOST):
+            if is_quantised(weight) and not type(weight).__module__.startswith(_OF_HOST):
                 raise _refused(subject, f"weights of the format {type(weight).__name__}")
         if _multiplies_in_fp8(layer):
-            raise _refused(subject, "layers that multiply in fp8: start ComfyUI without --fast fp8_matrix_mult")
+            raise _refused(subject, "layers that multiply in fp8", "Start ComfyUI without --fast fp8_matrix_mult.")
 
 
-def _refused(subject: str, found: str) -> CheckpointError:
-    return CheckpointError(
-        f"{subject} has {found}, through which no gradient can be had that we vouch for. "
-        "Expected a checkpoint as ComfyUI's own loaders load it (safetensors; GGUF is not)."
-    )
+_LOAD_ANOTHER = "Load a safetensors checkpoint with one of ComfyUI's own loaders (GGUF does not work)."
+
+
+def _refused(subject: str, found: str, remedy: str = _LOAD_ANOTHER) -> CheckpointError:
+    return CheckpointError(f"{subject} has {found}, whose gradient may be wrong. {remedy}")
 
 
 def _multiplies_in_fp8(layer: nn.Module) -> bool:

@@ -11,7 +11,7 @@ in that mode can be written in no other.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -23,8 +23,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import grad as conv_gradient
 
 from ..borrowing.aliases import Aliases, alias
-from ..borrowing.lending import restore
-from .lent import PLAIN
+from ..borrowing.lending import instance_attributes, layers_of
+from .lent import is_quantised
 
 _CAN_OFFLOAD = "offloadable" in signature(comfy.ops.cast_bias_weight).parameters
 _CONV_INPUT = {
@@ -36,24 +36,12 @@ InputGradient = Callable[[torch.Size, Tensor, Tensor], Tensor]
 """(input's shape, weight, output's gradient) -> input's gradient"""
 
 
-@contextmanager
-def refetching(modules: Iterable[nn.Module], device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+def refetching(modules: Iterable[nn.Module], device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
     """While open, layers whose weights are fetched anew for every call can be differentiated.
 
     device, dtype: where and in what the layers compute."""
-    layers = [
-        layer for module in modules for layer in module.modules() if isinstance(layer, comfy.ops.CastWeightBiasOp)
-    ]
-    changed: list[tuple[nn.Module, Any]] = []
-    try:
-        for layer in layers:
-            if is_transient(layer, device, dtype):
-                changed.append((layer, vars(layer).get("forward")))
-                layer.forward = partial(_call, layer, layer.forward)
-        yield
-    finally:
-        for layer, before in changed:
-            restore(layer, "forward", before)
+    transient = [layer for layer in layers_of(modules) if is_transient(layer, device, dtype)]
+    return instance_attributes({layer: {"forward": partial(_call, layer, layer.forward)} for layer in transient})
 
 
 def is_transient(layer: Any, device: torch.device, dtype: torch.dtype) -> bool:
@@ -71,7 +59,7 @@ def is_transient(layer: Any, device: torch.device, dtype: torch.dtype) -> bool:
 
 def is_patched(layer: Any) -> bool:
     """Quantised, or with functions that make the weight of a call."""
-    return type(layer.weight) not in PLAIN or bool(layer.weight_function or layer.bias_function)
+    return is_quantised(layer.weight) or bool(layer.weight_function or layer.bias_function)
 
 
 def is_on(device: torch.device, tensor: Tensor) -> bool:
@@ -135,7 +123,7 @@ def fetched(layer: Any, like: Tensor) -> Iterator[tuple[Tensor, Any]]:
         answer = comfy.ops.cast_bias_weight(layer, like, **options)
     try:
         weight, bias = answer[:2]
-        yield alias(weight if type(weight) in PLAIN else weight.dequantize()), alias(bias)
+        yield alias(weight.dequantize() if is_quantised(weight) else weight), alias(bias)
     finally:
         if _CAN_OFFLOAD:
             comfy.ops.uncast_bias_weight(layer, *answer)

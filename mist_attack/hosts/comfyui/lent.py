@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import comfy.ldm.modules.diffusionmodules.model
@@ -13,15 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from ..borrowing.aliases import Aliases, alias, unwatched, watched
-from ..borrowing.lending import recompute, restore
+from ..borrowing import lending
+from ..borrowing.aliases import alias, is_plain, unwatched
+from ..borrowing.lending import instance_attributes, layers_of, named
 
-PLAIN = (Tensor, nn.Parameter, type(None))
 RECOMPUTED = {"ResBlock", "BasicTransformerBlock", "ResnetBlock", "AttnBlock"}  # nearly all activations, never nested
-
-
-def layers_of(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
-    return (layer for module in modules for layer in module.modules())
 
 
 def autoencoder_changes(autoencoder: nn.Module) -> dict[nn.Module, dict[str, Any]]:
@@ -39,50 +35,26 @@ def autoencoder_changes(autoencoder: nn.Module) -> dict[nn.Module, dict[str, Any
 def quantised_changes(modules: Iterable[nn.Module]) -> dict[nn.Module, dict[str, Any]]:
     """Quantised layers multiply with their dequantised weight, as the host does for a layer that has a weight function:
     its own product rounds the input too, and a staircase has no slope that a gradient gives (1 % off, for int8)."""
-    layers: list[Any] = [layer for layer in layers_of(modules) if type(getattr(layer, "weight", None)) not in PLAIN]
+    layers: list[Any] = [layer for layer in layers_of(modules) if is_quantised(getattr(layer, "weight", None))]
     return {layer: {"weight_function": [*layer.weight_function, _unchanged]} for layer in layers}
+
+
+def is_quantised(weight: Any) -> bool:
+    return weight is not None and not is_plain(weight)
 
 
 def _unchanged(weight: Tensor) -> Tensor:
     return weight
 
 
-@contextmanager
-def recomputed(modules: Iterable[nn.Module]) -> Iterator[None]:
+def recomputed(modules: Iterable[nn.Module]) -> AbstractContextManager[None]:
     """Blocks drop their activations and compute them again in the backward."""
-    changed: list[tuple[nn.Module, Any]] = []
-    try:
-        for layer in layers_of(modules):
-            if type(layer).__name__ in RECOMPUTED and not isinstance(layer.forward, _Recomputed):
-                changed.append((layer, vars(layer).get("forward")))
-                vars(layer)["forward"] = _Recomputed(layer.forward)
-        yield
-    finally:
-        for layer, before in changed:
-            restore(layer, "forward", before)
+    return lending.recomputed(named(modules, RECOMPUTED))
 
 
-class _Recomputed:
-    """A block's forward, computed again in the backward."""
-
-    def __init__(self, forward: Callable[..., Any]) -> None:
-        self.forward = forward
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        args, kwargs = tree_map(alias, (args, kwargs))  # copies the options, which the host writes to between blocks
-        within = Aliases if watched() else nullcontext  # the backward may run in a thread of its own
-        return recompute(self.forward, *args, within=within, **kwargs)
-
-
-@contextmanager
-def freed_of_aliases(module: nn.Module) -> Iterator[None]:
+def freed_of_aliases(module: nn.Module) -> AbstractContextManager[None]:
     """A module's forward leaves `Aliases` while it can: looking at every call costs more than a small call."""
-    before = vars(module).get("forward")
-    vars(module)["forward"] = _Unwatched(module.forward)
-    try:
-        yield
-    finally:
-        restore(module, "forward", before)
+    return instance_attributes({module: {"forward": _Unwatched(module.forward)}})
 
 
 class _Unwatched:

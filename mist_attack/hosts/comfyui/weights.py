@@ -17,10 +17,9 @@ import comfy.ops
 import torch
 from torch import Tensor, nn
 
-from ..borrowing.aliases import alias
-from ..borrowing.lending import instance_attributes
+from ..borrowing.aliases import alias, is_plain
+from ..borrowing.lending import instance_attributes, layers_of
 from .layers import fetched, is_on, is_patched, is_transient
-from .lent import layers_of
 
 _KINDS = [
     kind
@@ -87,7 +86,7 @@ def _copies(layer: nn.Module, like: Tensor) -> dict[str, Tensor]:
 
 def _aliases(layer: nn.Module) -> dict[str, Tensor]:
     own = {**layer._parameters, **layer._buffers}
-    return {name: alias(value) for name, value in own.items() if type(value) in (Tensor, nn.Parameter)}
+    return {name: alias(value) for name, value in own.items() if is_plain(value)}
 
 
 @contextmanager

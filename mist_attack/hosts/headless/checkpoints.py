@@ -141,7 +141,7 @@ def _reason(error: Exception) -> str:
     if code:
         return f"it holds the Python object {code[1]}, and code in a checkpoint is never run"
     if isinstance(error, (pickle.UnpicklingError, EOFError)):
-        return "it is no checkpoint"
+        return "it is not a checkpoint"
     return str(error).partition(".")[0].partition("\n")[0]
 
 

@@ -6,8 +6,8 @@ Nothing here reaches for the network. diffusers and transformers are imported wh
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from ...devices import pick_device, require_working
 from ...errors import CheckpointError, MistError
 from ...needs import NEEDS
 from ...surrogate import Objective, Result, Surrogate
-from ..borrowing import heap, lending
+from ..borrowing import heap
+from ..borrowing.denoiser import denoised, noise_levels
 from ..borrowing.lean import lean
-from ..borrowing.lending import frozen, named
+from ..borrowing.lending import frozen, named, recomputed
 from . import prompts
 from .checkpoints import ACCEPTED, check_sd_v1, read_tensors
 
@@ -73,20 +74,20 @@ class DiffusersSurrogate:
 
     def denoise(self, noised_latents: Tensor, sigma: Tensor, conditioning: Tensor) -> Tensor:
         if self.unet is None:
-            raise CheckpointError(f"{self.name} is an autoencoder alone: it serves the textural objective only.")
-        timesteps = (sigma[:, None] - self.sigmas).abs().argmin(dim=1)
-        sigma = sigma.view(-1, 1, 1, 1)
-        scale = (1 + sigma**2).rsqrt()  # to the variance-preserving latents that the UNet was trained on
-        scaled = (noised_latents * scale).to(self.unet.dtype)
-        answer = self.unet(scaled, timesteps, conditioning.expand(len(scaled), -1, -1)).sample.float()
-        if self._predicts_v:
-            return noised_latents * scale**2 - answer * sigma * scale
-        return noised_latents - sigma * answer
+            raise CheckpointError(
+                f"{self.name} is an autoencoder without a UNet: only the textural objective can use it."
+            )
+        unet = self.unet
+
+        def predicted(latents: Tensor, timesteps: Tensor) -> Tensor:
+            return unet(latents.to(unet.dtype), timesteps, conditioning.expand(len(latents), -1, -1)).sample
+
+        return denoised(predicted, noised_latents, sigma, self.sigmas, predicts_v=self._predicts_v)
 
     def conditioning(self, prompt: str) -> Tensor:
         """(1, tokens, width) in the UNet's dtype, on `device`."""
         if self.unet is None:
-            raise CheckpointError(f"{self.name} is an autoencoder alone: it takes no prompt.")
+            raise CheckpointError(f"{self.name} is an autoencoder without a UNet: it takes no prompt.")
         if prompt not in self._conditionings:
             if len(self._conditionings) >= 64:  # a gallery of prompts must not fill the memory
                 self._conditionings.clear()
@@ -110,22 +111,15 @@ class DiffusersSurrogate:
         with torch.inference_mode(False), torch.enable_grad(), frozen(modules), lean(modules), memory:
             for module in modules:
                 module.to(self.device, memory_format=_fastest_format(self.device))
-            with recomputed(modules if low_vram else ()):
+            # Not by diffusers' enable_gradient_checkpointing: before 0.32 that acts in training mode only, and it
+            # computes the autoencoder's middle block three times.
+            with recomputed(named(modules, RECOMPUTED) if low_vram else ()):
                 return job(self)
 
 
 def _fastest_format(device: torch.device) -> torch.memory_format:
     """A card's norms take plain memory alone, and to rearrange it costs more than its convolutions gain."""
     return torch.channels_last if device.type == "cpu" else torch.contiguous_format
-
-
-def recomputed(modules: Iterable[nn.Module]) -> AbstractContextManager[None]:
-    """Blocks drop their activations and compute them again in the backward.
-
-    Not through diffusers' enable_gradient_checkpointing: before 0.32 that acts in training mode only, and it
-    computes the autoencoder's middle block three times.
-    """
-    return lending.recomputed([layer for module in modules for layer in named(module, RECOMPUTED)])
 
 
 def load(
@@ -236,15 +230,14 @@ def _check_unet(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _sigmas(schedule: Mapping[str, Any]) -> Tensor:
-    """(T,) sqrt((1 - alphas_cumprod) / alphas_cumprod): noise levels of the training schedule, increasing."""
+    """Of the training schedule, as `noise_levels` has them."""
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     if schedule.get("prediction_type", "epsilon") not in ("epsilon", "v_prediction"):
         raise CheckpointError(f"Expected a UNet that predicts epsilon or v, found {schedule['prediction_type']!r}.")
     known = signature(DDPMScheduler).parameters  # other schedulers' files hold more
     betas = DDPMScheduler(**{key: value for key, value in schedule.items() if key in known}).betas
-    alphas_cumprod = (1 - betas.double()).cumprod(0).clamp(min=5e-8)  # zero terminal SNR: no infinite sigma
-    return ((1 - alphas_cumprod) / alphas_cumprod).sqrt().float()
+    return noise_levels((1 - betas.double()).cumprod(0))
 
 
 def _json(path: Path) -> dict[str, Any]:

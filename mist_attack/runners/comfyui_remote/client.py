@@ -4,14 +4,13 @@ a graph. Both are kept among the server's temporary files."""
 from __future__ import annotations
 
 import base64
-import http.client
 import ipaddress
 import json
-import urllib.error
-import urllib.parse
-import urllib.request
+import ssl
 import uuid
 from typing import Any
+
+import httpx
 
 from ...errors import MistError, SettingsError
 from ...pictures.reading import MAX_BYTES
@@ -34,74 +33,92 @@ class Server:
     """
 
     def __init__(self, url: str, *, allow_remote: bool = False, log_in: str | None = None) -> None:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise SettingsError(f"--url {url}: expected an address like http://127.0.0.1:8188.")
-        if parts.username or parts.password:
-            raise SettingsError("--url: a log-in is given as MIST_COMFYUI_LOGIN=user:password, not in the address.")
-        self.is_local = is_loopback(parts.hostname)
+        parts = _parsed(url)
+        if parts.userinfo:
+            raise SettingsError(
+                "--url: expected an address without a log-in. Set MIST_COMFYUI_LOGIN=user:password instead."
+            )
+        self.is_local = is_loopback(parts.host)
         if not (self.is_local or allow_remote):
-            raise SettingsError(f"--url {url} is another machine, and pictures would leave this one: --allow-remote.")
-        self.url = url.rstrip("/")
+            raise SettingsError(f"--url {url} is another machine. To let pictures leave this one, add --allow-remote.")
+        self.url = str(parts).rstrip("/")
         self.is_open = parts.scheme == "http" and not self.is_local
         self.headers = {"Authorization": f"Basic {base64.b64encode(log_in.encode()).decode()}"} if log_in else {}
-        handlers: list[Any] = [_NoRedirection(), *([urllib.request.ProxyHandler({})] if self.is_local else [])]
-        self._opener = urllib.request.build_opener(*handlers)
+        self._client = _client(self.headers, through_proxies=not self.is_local)
 
     def get(self, path: str) -> Any:
-        return _json(self._ask(self._request(path)), self.url + path)
+        return _json(self._ask("GET", path), self.url + path)
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        answer = self._ask(self._request(path, json.dumps(body).encode(), "application/json"))
+        answer = self._ask("POST", path, json=body)
         return _json(answer, self.url + path) if answer else None
 
     def download(self, file: dict[str, str]) -> bytes:
         """A file that a node named in its output."""
         wanted = {name: str(file.get(name, "")) for name in ("filename", "subfolder", "type")}
-        return self._ask(self._request(f"/view?{urllib.parse.urlencode(wanted)}"))
+        return self._ask("GET", "/view", params=wanted)
 
     def upload(self, data: bytes) -> str:
         """A PNG, under a random name among the temporary files; its name for LoadImage."""
-        name, boundary = f"{uuid.uuid4().hex}.png", uuid.uuid4().hex
+        image = (f"{uuid.uuid4().hex}.png", data, "image/png")
         fields = {"type": "temp", "subfolder": FOLDER, "overwrite": "true"}
-        lines = [
-            f'--{boundary}\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n' for k, v in fields.items()
-        ]
-        head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n'
-        body = (
-            "".join([*lines, head, "Content-Type: image/png\r\n\r\n"]).encode()
-            + data
-            + f"\r\n--{boundary}--\r\n".encode()
-        )
-        kind = f"multipart/form-data; boundary={boundary}"
-        found = _json(self._ask(self._request("/upload/image", body, kind)), f"{self.url}/upload/image")
+        answer = self._ask("POST", "/upload/image", data=fields, files={"image": image})
+        found = _json(answer, f"{self.url}/upload/image")
         return f"{found['subfolder']}/{found['name']} [temp]"
 
-    def _request(self, path: str, body: bytes | None = None, kind: str | None = None) -> urllib.request.Request:
-        address = self.url + path
-        headers = {**self.headers, **({"Content-Type": kind} if kind else {})}
-        return urllib.request.Request(address, body, headers)
+    def close(self) -> None:
+        self._client.close()
 
-    def _ask(self, request: urllib.request.Request) -> bytes:
+    def _ask(self, method: str, path: str, **request: Any) -> bytes:
         try:
-            with self._opener.open(request, timeout=REQUEST_SECONDS) as answer:
-                found = answer.read(MAX_BYTES + 1)
-        except urllib.error.HTTPError as error:
-            raise _refusal(self.url, request.selector, error) from error
-        except (OSError, http.client.HTTPException) as error:  # also what a certificate raises
-            raise UnreachableError(
-                f"{self.url} does not answer ({getattr(error, 'reason', None) or error})."
-            ) from error
+            with self._client.stream(method, self.url + path, **request) as answer:
+                if not answer.is_success:
+                    raise _refusal(self.url, path, answer)
+                found = _read(answer, MAX_BYTES + 1)
+        except (httpx.HTTPError, OSError) as error:  # also what a certificate raises
+            raise UnreachableError(f"{self.url} does not answer ({error or type(error).__name__}).") from error
         if len(found) > MAX_BYTES:
-            raise UnreachableError(f"{self.url} answers without end.")
+            raise UnreachableError(f"{self.url}{path} sends more than {MAX_BYTES} bytes. Is it a ComfyUI?")
         return found
 
 
-class _NoRedirection(urllib.request.HTTPRedirectHandler):
-    """A server on this machine must not send pictures on to another one."""
+def _parsed(url: str) -> httpx.URL:
+    try:
+        parts = httpx.URL(url)
+        has_more = parts.query or parts.fragment or (parts.port or 0) >= 2**16
+        if parts.scheme in ("http", "https") and parts.host and not has_more:
+            return parts
+    except (httpx.InvalidURL, ValueError) as error:
+        raise SettingsError(f"--url {url}: expected an address like http://127.0.0.1:8188 ({error}).") from error
+    raise SettingsError(f"--url {url}: expected an address like http://127.0.0.1:8188.")
 
-    def redirect_request(self, *arguments: Any, **named: Any) -> None:
-        return None
+
+def _client(headers: dict[str, str], *, through_proxies: bool) -> httpx.Client:
+    """Follows no redirection: a server on this machine must not send pictures on to another one. Trusts whom the system
+    trusts, as the websocket does. Keeps no connection: one that idles for a picture's time may be cut."""
+    try:
+        return httpx.Client(
+            headers={**headers, "Accept-Encoding": "identity"},  # so that the bytes that are counted are all there are
+            timeout=REQUEST_SECONDS,
+            follow_redirects=False,
+            verify=ssl.create_default_context(),
+            trust_env=through_proxies,
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
+    except (ImportError, ValueError) as error:  # of a kind that needs another package, or none
+        raise SettingsError(
+            f"The proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names cannot be used: {error}"
+        ) from error
+
+
+def _read(answer: httpx.Response, limit: int) -> bytes:
+    """No more than about `limit` bytes of it."""
+    found = bytearray()
+    for part in answer.iter_raw():
+        found += part
+        if len(found) >= limit:
+            break
+    return bytes(found)
 
 
 def is_loopback(host: str) -> bool:
@@ -115,15 +132,20 @@ def _json(data: bytes, address: str) -> Any:
     try:
         return json.loads(data)
     except ValueError as error:
-        raise UnreachableError(f"{address} answers as no ComfyUI does.") from error
+        raise UnreachableError(f"{address}: expected JSON, as ComfyUI answers; got something else.") from error
 
 
-def _refusal(url: str, path: str, error: urllib.error.HTTPError) -> MistError:
-    if error.code in (401, 403):
-        return UnreachableError(f"{url} asks for a log-in: MIST_COMFYUI_LOGIN=user:password.")
-    if error.code != 400:
-        return UnreachableError(f"{url}{path.partition('?')[0]}: {error.code} {error.reason}.")
-    detail = error.read(4000).decode("utf-8", "replace")
+def _refusal(url: str, path: str, answer: httpx.Response) -> MistError:
+    code = answer.status_code
+    if code in (401, 403):
+        return UnreachableError(f"{url} asks for a log-in. Set MIST_COMFYUI_LOGIN=user:password.")
+    if answer.is_redirect:
+        return UnreachableError(
+            f"{url}{path}: {code}, a redirection, which is not followed. Give --url the address it leads to."
+        )
+    if code != 400:
+        return UnreachableError(f"{url}{path}: {code} {answer.reason_phrase}.")
+    detail = _read(answer, 4000)[:4000].decode("utf-8", "replace")
     return MistError(f"{url} refuses the graph: {' '.join(_words(detail).split())[:500]}")
 
 

@@ -62,7 +62,7 @@ class _Prompt:
                 raise CancelledError("the run was ended")
             if time.monotonic() > until:
                 self._take_back()
-                raise MistError(f"{self.server.url}: not done after {seconds:g} s. A longer --timeout may do.")
+                raise MistError(f"{self.server.url}: not done after {seconds:g} s. Choose a longer --timeout.")
         return entry
 
     def _news(self) -> Entry | None:
@@ -101,7 +101,9 @@ class _Prompt:
             return entry
         if entry := self._entry():  # done between the two questions
             return entry
-        raise MistError(f"{self.server.url} has the prompt no more: taken out of the queue there, or started anew?")
+        raise MistError(
+            f"{self.server.url} no longer has the prompt: taken out of the queue there, or the server was restarted."
+        )
 
     def _entry(self) -> Entry | None:
         return self._patiently(f"/history/{self.name}").get(self.name)

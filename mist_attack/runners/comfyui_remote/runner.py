@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import math
@@ -16,9 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from ...budget import Budget, budget_for, to_levels, to_unit
-from ...errors import BudgetError, MistError, SettingsError
+from ...errors import BudgetError, MistError
 from ...gallery.journal import Say
-from ...gallery.request import Order
 from ...gallery.task import Outcome, Result, Task, finished, opened
 from ...needs import NEEDS
 from ...pictures.reading import Picture, read_picture, to_u8
@@ -27,35 +25,28 @@ from ...settings import Settings
 from ..bars import bar_for
 from .client import Graph, Server, UnreachableError
 from .graph import OnProgress, run
-from .socket import require_websockets
+from .options import RemoteOptions
 
 LOG_IN = "MIST_COMFYUI_LOGIN"
-TIMEOUT = 3600.0
 NEEDED = ("MistProtect", "MistOptions", "MistTarget", "LoadImage", "LoadImageMask", "PreviewImage", "PreviewAny")
 
 
-class ComfyEngine:
-    """`mist_attack.gallery.task.Engine`: every server has one picture at a time; one that fails is left out."""
+class RemoteRunner:
+    """`mist_attack.runners.protocol.Runner`: every server has one picture at a time; one that fails is left out.
+
+    Raises SettingsError; no server is reached yet."""
 
     dies_with_its_worker = False
 
-    def __init__(
-        self,
-        servers: list[Server],
-        checkpoint: str,
-        target: Tensor | None,
-        seconds: float,
-        complain: Say,
-        *,
-        bars: bool = False,
-    ) -> None:
-        self.checkpoint, self.target, self.seconds, self.complain = checkpoint, target, seconds, complain
-        self.bars = bars
-        self.idle = list(servers)
+    def __init__(self, options: RemoteOptions, target: Tensor | None, complain: Say) -> None:
+        self.checkpoint, self.target, self.seconds = options.checkpoint, target, options.seconds
+        self.complain, self.bars = complain, options.bars
+        self.servers = servers_for(options, complain)
+        self.idle = list(self.servers)
         self.known: dict[str, dict[str, Any]] = {}
         self.flying: dict[Future[Result], tuple[Server, Task]] = {}
         self.ended = threading.Event()
-        self.threads = ThreadPoolExecutor(len(servers))
+        self.threads = ThreadPoolExecutor(len(self.servers))
 
     @property
     def has_room(self) -> bool:
@@ -82,6 +73,8 @@ class ComfyEngine:
     def close(self) -> None:
         self.ended.set()
         self.threads.shutdown(wait=True, cancel_futures=True)
+        for server in self.servers:
+            server.close()
 
     def _without(self, task: Task, error: str) -> Outcome | None:
         """Go on with the servers that are left: the picture moves on."""
@@ -178,12 +171,12 @@ def _facts(server: Server, checkpoint: str) -> dict[str, Any]:
     """What the bytes depend on there. Raises UnreachableError where the server cannot do it."""
     for kind in NEEDED:
         if kind not in server.get(f"/object_info/{kind}"):
-            raise UnreachableError(f"{server.url} has no node {kind}: put this repository into its custom_nodes.")
+            raise UnreachableError(f"{server.url} has no node {kind}. Install Mist there, in its custom_nodes.")
     loader = server.get("/object_info/CheckpointLoaderSimple")["CheckpointLoaderSimple"]
     wanted = loader["input"]["required"]["ckpt_name"]
     there = wanted[0] if isinstance(wanted[0], list) else wanted[1]["options"]  # the form of newer hosts
     if checkpoint not in there:
-        raise UnreachableError(f"{server.url} has no checkpoint {checkpoint}. There: {', '.join(there) or 'none'}.")
+        raise UnreachableError(f"{server.url} has no checkpoint {checkpoint}. It has: {', '.join(there) or 'none'}.")
     stats = server.get("/system_stats")
     device = (stats.get("devices") or [{}])[0]
     return {
@@ -218,7 +211,9 @@ def _answer(server: Server, outputs: dict[str, Any]) -> tuple[Tensor, Report]:
         row.pop("summary", None)
         report = Report(**row)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise MistError(f"{server.url}: its answer is not understood ({error!r}); another version of Mist?") from error
+        raise MistError(
+            f"{server.url}: its answer was not understood ({error!r}). Install the same version of Mist there."
+        ) from error
     return read_picture("the server's answer", server.download(file)).images, report
 
 
@@ -230,16 +225,11 @@ def _require_budget(server: Server, images: Tensor, budget: Budget) -> None:
         raise BudgetError(f"{server.url}: its answer is refused. {error}") from error
 
 
-def engine_for(options: argparse.Namespace, order: Order, complain: Say, *, bars: bool = False) -> ComfyEngine:
-    """Raises SettingsError; no server is reached yet."""
-    if not options.url:
-        raise SettingsError("--engine comfyui needs --url http://127.0.0.1:8188, once for each server.")
-    if not options.checkpoint:
-        raise SettingsError("--engine comfyui needs --checkpoint NAME: a checkpoint as the servers' own list has it.")
-    require_websockets()
+def servers_for(options: RemoteOptions, complain: Say) -> list[Server]:
+    """One for each address. Raises SettingsError."""
     log_in = os.environ.get(LOG_IN)
-    servers = [Server(url, allow_remote=options.allow_remote, log_in=log_in) for url in dict.fromkeys(options.url)]
+    servers = [Server(url, allow_remote=options.allow_remote, log_in=log_in) for url in dict.fromkeys(options.urls)]
     for server in servers:
         if server.is_open:
-            complain(f"{server.url} is not encrypted: whoever is in between sees the pictures. Use https.")
-    return ComfyEngine(servers, options.checkpoint, order.target, options.timeout or TIMEOUT, complain, bars=bars)
+            complain(f"{server.url} is not encrypted: others on the network can see the pictures. Use https.")
+    return servers

@@ -7,7 +7,6 @@ import uuid
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from ...errors import SettingsError
 from .client import REQUEST_SECONDS, Server, UnreachableError
 
 if TYPE_CHECKING:
@@ -19,16 +18,6 @@ MAX_MESSAGE = 2**24
 
 Message = tuple[str, dict[str, Any]]
 NOTHING: Message = ("", {})
-
-
-def require_websockets() -> None:
-    """Raises SettingsError where the package is missing, or older than its proxies and pings."""
-    try:
-        from websockets.exceptions import InvalidProxy  # noqa: F401  # new in the first version that will do
-    except ImportError as error:
-        raise SettingsError(
-            f'--engine comfyui needs websockets 15 or newer ({error}): pip install "mist-protect[remote]"'
-        ) from error
 
 
 class Listener:
