@@ -104,6 +104,17 @@ def test_comments_name_files_that_are_there(folder):
     assert not missing
 
 
+def test_programs_within_tests_import_modules_that_are_there():
+    """Those that run in processes of their own, as text: no linter reads them."""
+    missing = []
+    for path in (ROOT / "tests").rglob("*.py"):
+        for module in re.findall(r"^ *(?:from|import) ((?:mist_attack|training)[\w.]*)", path.read_text("utf-8"), re.M):
+            place = ROOT / module.replace(".", "/")
+            if not (place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()):
+                missing.append(f"{named(path)}: {module}")
+    assert not missing
+
+
 def test_ci_runs_what_make_check_runs():
     steps = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8"))["jobs"]["check"]
     ran = [step["run"] for step in steps["steps"] if "run" in step]

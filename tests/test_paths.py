@@ -45,7 +45,7 @@ CLASHES = {
     f"{OUR_RESULT} --report .": "is a folder",
     f"{OUR_RESULT} --report in": "is a folder",
     f"{OUR_RESULT} --report notes.txt": "no report of ours",
-    f"{OUR_RESULT} --report in/passed.heic": "no report of ours",
+    f"{OUR_RESULT} --report in/passed.dng": "no report of ours",
     "protect in --out folders --steps 1": "is a folder",
     "protect in --out links --steps 1": "an input",
     "protect in --out hard --steps 1": "an input",
@@ -68,7 +68,7 @@ def world():
     draw("in/a.png"), draw("in/b.png", seed=1), draw("target.png"), draw(MISTS_RESULT)
     Image.new("L", (40, 24), 255).save("in/a.mask.png")
     Image.new("L", (40, 24), 255).save("mask.png")
-    for name in ("toy", "notes.txt", "in/b.prompt.txt", "in/passed.heic"):
+    for name in ("toy", "notes.txt", "in/b.prompt.txt", "in/passed.dng"):
         Path(name).write_text("words")
     Path("c.yaml").write_text("strength: 8")
     Path("list.txt").write_text("in/a.png")
@@ -91,7 +91,7 @@ def test_a_path_that_has_a_purpose_gets_no_second_one(words, world, monkeypatch,
 
 
 def test_files_apart_are_no_clash(world):
-    assert mist(*OUR_RESULT.split(), "--report", "new/r.json") == 3  # the HEIC is passed over
+    assert mist(*OUR_RESULT.split(), "--report", "new/r.json") == 3  # the raw photograph is passed over
     assert mist(*OUR_RESULT.split(), "--report", "new/r.json") == 3  # a report of ours may be written again
     assert files("out") == ["a.png", "b.png"] and len(json.loads(Path("new/r.json").read_text())) == 3
 
