@@ -1,58 +1,60 @@
-# make demo   protect real pictures on the built-in demo model (IMAGES="a.png b.jpg" takes your own)
-# make demo-models-report
-#             measure the built-in demo models on pictures they have not seen; PICTURES=folder takes yours
-# make test   every test that needs no host and no accelerator
-# make lint   style and types
-# make host-tests COMFYUI_DIR=... WEBUI_DIR=... FORGE_DIR=...
-#             the same promises in real hosts, on the CPU; any of them, each under its own Python
-#             (COMFYUI_PYTHON=... where its environment is not in its folder). ARGS=... goes to pytest: --slow, -k words
+# What stands behind a target here is what `make` lists. ARGS goes on to the command that a target runs.
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 IMAGES ?= demo/original
-# make gpu-check
-#             all that a graphics card must show, in six minutes, into bench/results-gpu.json (COMFYUI_DIR=...: also
-#             in a real ComfyUI). ARGS="--only gradients cost --device cuda:1". With a Python that has its own packages:
-#             python -m mist_attack.bench.gpu
+WORKERS ?= 2
 # Threads that wait briefly instead of spinning: a machine shared with others is several times faster.
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: demo demo-models-report test test-slow host-tests bench gpu-check lint clean
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-models-report check lint test test-slow host-tests gpu-check bench readme-figures release clean
+
+help: # this list
+	@awk -F ':.*# ' '/^[a-z-]+:.*# / { printf "%-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[headless,demo,dev]"
 	touch $(READY)
 
-demo: $(READY)
+demo: $(READY) # protect three real pictures on the built-in demo model; IMAGES="a.png b.jpg" takes yours
 	$(BIN)/python -m mist_attack.demo.pictures demo/original
 	$(BIN)/mist protect $(IMAGES) --out demo --checkpoint demo --report demo/report.json
 	$(BIN)/python -m mist_attack.demo.contact_sheet demo/report.json
 	@echo "Look at demo/contact_sheet.png; the figures are in demo/report.json."
 
-demo-models-report: $(READY)
+demo-models-report: $(READY) # measure the demo models on pictures they have not seen; PICTURES=folder takes yours
 	$(BIN)/python -m training.judge --out demo/models $(if $(PICTURES),--unseen $(PICTURES))
 
-test: $(READY)
-	$(BIN)/python -m pytest
+check: lint test # what must pass before a change is taken: the same as CI
 
-test-slow: $(READY)
-	$(BIN)/python -m pytest --slow
-
-host-tests: $(READY)
-	$(BIN)/python -m pytest tests/host -rs $(ARGS)
-
-bench: $(READY)
-	$(BIN)/mist bench --out bench/results.json
-
-gpu-check: $(READY)
-	$(BIN)/python -m mist_attack.bench.gpu $(ARGS)
-
-lint: $(READY)
+lint: $(READY) # style and types: ruff, pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-clean:
+test: $(READY) # every test that needs no host and no accelerator; WORKERS=1 for one process, ARGS="-k words"
+	$(BIN)/python -m pytest $(if $(filter-out 1,$(WORKERS)),-n $(WORKERS) --dist worksteal) $(ARGS)
+
+test-slow: $(READY) # those and the tests that take minutes or gigabytes, one after the other
+	$(BIN)/python -m pytest --slow $(ARGS)
+
+host-tests: $(READY) # the same promises in real hosts: COMFYUI_DIR, WEBUI_DIR, FORGE_DIR (their Python: COMFYUI_PYTHON ...)
+	$(BIN)/python -m pytest tests/host -rs $(ARGS)
+
+gpu-check: $(READY) # all that a card must show, in six minutes, into bench/results-gpu.json; COMFYUI_DIR: also there
+	$(BIN)/python -m mist_attack.bench.gpu $(ARGS)
+
+bench: $(READY) # what a step costs against Mist's own, into bench/results.json
+	$(BIN)/mist bench --out bench/results.json
+
+readme-figures: $(READY) # write bench/results.json and results-gpu.json into the README
+	$(BIN)/python bench/readme_figures.py
+
+release: $(READY) # build the wheel and ComfyUI's archive into dist/, and check what is in them
+	$(BIN)/python .ci/release.py
+
+clean: # remove the environment and what was built
 	rm -rf $(VENV) demo build dist *.egg-info

@@ -96,7 +96,8 @@ def _add_route(app: FastAPI, path: str, endpoint: Callable[..., Any], method: st
 
 def _users() -> dict[str, str]:
     given = shared.cmd_opts.api_auth or ""
-    return dict(pair.split(":", 1) for pair in given.split(",") if ":" in pair)
+    pairs = (pair.partition(":") for pair in given.split(",") if ":" in pair)
+    return {name: password for name, _, password in pairs}
 
 
 def _guard(users: dict[str, str]) -> Callable[..., bool]:
@@ -118,8 +119,10 @@ def protect(request: ProtectRequest) -> ProtectResponse:
         _refuse_unknown(request)
         size, settings = checked_size(request.output_size), options.settings_from(request.settings, request.preset)
         picture = pictures.decoded("image", request.image)
-        others = {name: getattr(request, name) for name in ("mask", "target")}
-        others = {name: pictures.as_pil(pictures.decoded(name, text)) for name, text in others.items() if text}
+        sent = {name: getattr(request, name) for name in ("mask", "target")}
+        others: dict[str, Any] = {
+            name: pictures.as_pil(pictures.decoded(name, text)) for name, text in sent.items() if text
+        }
         with _queued(_task(request.force_task_id)):
             outcome = protect_picture(pictures.as_pil(picture), settings, output_size=size, **others)
     return _answer(outcome, picture, with_difference=request.include_difference)

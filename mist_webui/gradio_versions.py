@@ -64,7 +64,7 @@ def painted(value: Any, drawn: Image.Image | None = None) -> tuple[Image.Image |
 def _whitened(mask: Image.Image | None) -> Image.Image | None:
     if mask is None:
         return None
-    mask = mask.convert("L").point(lambda level: 255 if level >= 128 else 0)
+    mask = mask.convert("L").point([0] * 128 + [255] * 128)
     return mask if mask.getbbox() else None
 
 

@@ -182,7 +182,8 @@ def _shown(outcome: Outcome, picture: Image.Image, save: bool) -> list[Any]:
     elif save:
         path = saving.new_path(options.output_folder())
         outcome.image.info["parameters"] = saving.save(path, outcome, saving.metadata_of(picture, notices))
-        outcome.image.already_saved_as = str(path)  # the web UI shows that file
+        shown: Any = outcome.image
+        shown.already_saved_as = str(path)  # the web UI shows that file
         notices.append(f"Saved as {path.name}, lossless.")
     else:
         keys = infotext.keys_of(report)

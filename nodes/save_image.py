@@ -50,7 +50,8 @@ class MistSaveImage(io.ComfyNode):
         embed_workflow: bool,
         alpha: Tensor | None = None,
     ) -> io.NodeOutput:
-        one_of("format", format, FORMATS), one_of("data_mining", data_mining, DATA_MINING)
+        one_of("format", format, FORMATS)
+        one_of("data_mining", data_mining, DATA_MINING)
         _check_prefix(filename_prefix)
         embedded = _workflow(cls.hidden) if embed_workflow and not args.disable_metadata else {}
         return io.NodeOutput(ui={"images": _save(image, alpha, filename_prefix, format, data_mining, embedded)})

@@ -17,7 +17,7 @@ def resized(
     from ..mist_attack.views import plan
 
     multiple = surrogate.spatial_multiple(settings.objective)
-    (view,) = plan(*pictures.shape[2:], "whole", settings.working_size, multiple)
+    (view,) = plan(pictures.shape[2], pictures.shape[3], "whole", settings.working_size, multiple)
     if view.gain == 1.0:
         return pictures, mask, alpha
     size = (view.model_height, view.model_width)

@@ -31,7 +31,8 @@ class MistTarget(io.ComfyNode):
         cls, image: Tensor, pattern: str, fit: str, working_size: int, picture: Tensor | None = None
     ) -> io.NodeOutput:
         height, width = to_engine(image).shape[2:]
-        one_of("pattern", pattern, PATTERNS), one_of("fit", fit, FITS)
+        one_of("pattern", pattern, PATTERNS)
+        one_of("fit", fit, FITS)
         working_size = settings_of("default", {"working_size": working_size}, None).working_size
         if picture is None:
             return io.NodeOutput(to_host(_pattern(pattern, height, width, working_size)))

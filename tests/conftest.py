@@ -1,4 +1,7 @@
-"""Where tests run: on the CPU and on the accelerator that is here (marker `gpu`), or, with `--device`, there alone."""
+"""Where tests run: on the CPU and on the accelerator that is here (marker `gpu`), or, with `--device`, there alone. In
+which order: as written, or, with `--shuffle`, mixed."""
+
+import random
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from mist_attack.hosts.borrowing import lean
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run tests that take minutes or gigabytes")
     parser.addoption("--device", help="of the tests that take one: cuda:1, mps, cpu, strict (fakes/strict_device.py)")
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="mix the order of modules, and of the tests in each")
 
 
 def pytest_configure(config):
@@ -44,7 +48,26 @@ def _wherever(asked, here, there):
     return [here] if device.type == "cpu" else [here, *marked]
 
 
+def pytest_report_header(config):
+    seed = config.getoption("--shuffle")
+    return None if seed is None else f"shuffled: --shuffle {seed} gives this order again"
+
+
+def shuffled(items, seed):
+    """Modules in another order, and so the tests of each: what a module sets up is still set up once."""
+    modules = {}
+    for item in items:
+        modules.setdefault(item.path, []).append(item)
+    draw, mixed = random.Random(seed), list(modules.values())
+    draw.shuffle(mixed)
+    for tests in mixed:
+        draw.shuffle(tests)
+    return [item for tests in mixed for item in tests]
+
+
 def pytest_collection_modifyitems(config, items):
+    if config.getoption("--shuffle") is not None:
+        items[:] = shuffled(items, config.getoption("--shuffle"))
     if config.getoption("--slow"):
         return
     for item in items:

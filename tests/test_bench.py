@@ -1,13 +1,13 @@
 """The benchmark's parts: what it compares with is what it says, and what it measures it measures."""
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from mist_attack.bench import command, meters, quality, table, tiles
+from bench import readme_figures
+from mist_attack.bench import command, meters, quality, tiles
 from mist_attack.bench.baseline import MistV1, MistV1Once, as_published, mist_v1
 from mist_attack.bench.cost import Variant, amortised, bare_step, kept_step, our_step, seconds
 from mist_attack.hosts.headless import diffusers
@@ -356,7 +356,7 @@ def test_the_costs_have_the_names_that_the_table_reads(demo):
 
     figures = demo.run(lambda _: command._costs(demo, SIDE, Text(), 2, quietly), 1, SIDE, SIDE)
     figures |= command._peaks(demo, SIDE, Text(), quietly)
-    wanted = [name for _, name, _ in table.ROWS if name.endswith("_512") and "2048" not in name]
+    wanted = [name for _, name, _ in readme_figures.ROWS if name.endswith("_512") and "2048" not in name]
     if not meters.CLEAR.exists():
         wanted = [name for name in wanted if not name.startswith("peak")]
     assert {name.replace("_512", f"_{SIDE}") for name in wanted} <= set(figures)
@@ -365,16 +365,27 @@ def test_the_costs_have_the_names_that_the_table_reads(demo):
     assert f"exact_over_modules_{SIDE}_interval" in figures
 
 
-def test_the_readmes_table_is_the_results():
-    root = Path(__file__).parents[1]
-    figures = json.loads((root / "bench" / "results.json").read_text(encoding="utf-8"))
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    assert readme == table.written(readme, figures)
+def test_the_readmes_figures_are_the_results():
+    readme = readme_figures.README.read_text(encoding="utf-8")
+    card = readme_figures.read(readme_figures.CARD_RESULTS)
+    assert readme == readme_figures.written(readme, readme_figures.read(readme_figures.RESULTS), card)
+    assert card is not None or "has not run on a card" in readme
+
+
+def test_the_readme_shows_the_last_card_or_says_that_there_was_none():
+    facts = {"device": "cuda (NVIDIA L4)", "torch": "2.6", "cuda": "12.4", "dtype": "float16"}
+    rows = [{"what": "exact, 512 px", "ms": 111.24, "busy": None}, {"what": "sds, 512 px", "error": "a | b"}]
+    measured = {"machine": facts, "parts": {"cost": {"rows": rows, "seconds": 3.0}}}
+    readme = readme_figures.README.read_text(encoding="utf-8")
+    shown = readme_figures.written(readme, {}, measured)
+    assert "NVIDIA L4" in shown and "| exact, 512 px | 111.24 |  |  |" in shown and "a / b" in shown
+    assert "has not run on a card" in readme_figures.written(shown, {}, None)
+    assert readme_figures.written(shown, {}, None) == readme_figures.written(readme, {}, None)
 
 
 def test_the_table_tells_the_kinds_apart_by_model():
     kinds = {"drawing": {"target_distance": 0.5}, "painting": {"target_distance": 1.25}}
-    cell = table.by_kind("target_distance")("strength")
+    cell = readme_figures.by_kind("target_distance")("strength")
     assert cell({"strength": {"one": kinds, "two": dict(reversed(kinds.items()))}}) == "0.50, 1.25; 1.25, 0.50"
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fakes import comfy
+from fakes import comfy, comfyui_pack
 from torch import nn
 
 from mist_attack.errors import CheckpointError
@@ -20,6 +20,20 @@ from mist_attack.hosts.comfyui.adapter import ComfySurrogate  # noqa: E402
 @pytest.fixture
 def lent():
     return comfy.checkpoint()
+
+
+def test_the_hosts_modules_stay_the_same_whoever_had_others_in_between(monkeypatch, tmp_path):
+    """The adapter keeps those that it imported; a second copy would be told what it never hears."""
+
+    def modules():
+        return {name: id(module) for name, module in sys.modules.items() if name.split(".")[0] == "comfy"}
+
+    before = modules()
+    with monkeypatch.context() as between:
+        comfyui_pack.install(between, tmp_path)
+        comfy.install()
+    comfy.install()
+    assert {name: id_ for name, id_ in modules().items() if name in before} == before
 
 
 def request(objective="fused", **changes):

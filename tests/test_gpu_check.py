@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.readme_figures import CARD_RESULTS
 from mist_attack.bench import meters
-from mist_attack.bench.gpu import check, command, cost, gradients, kernels, pictures, suite, table
+from mist_attack.bench.gpu import check, command, cost, gradients, kernels, pictures, suite
 from mist_attack.command import main
 from mist_attack.command.flags import GPU_PARTS
 from mist_attack.hosts.headless import checkpoints
@@ -199,18 +200,7 @@ def test_the_command_takes_the_parts_and_says_what_was_wrong(tmp_path, monkeypat
 
 
 def test_a_cpus_figures_do_not_take_a_cards_place():
-    assert command.default_out(CPU) != table.RESULTS == command.default_out(torch.device("cuda"))
-
-
-def test_the_readme_shows_the_last_card_or_says_that_there_was_none():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme == table.written(readme, table.results())
-    assert table.results() is not None or "has not run on a card" in readme
-    facts = {"device": "cuda (NVIDIA L4)", "torch": "2.6", "cuda": "12.4", "dtype": "float16"}
-    rows = [{"what": "exact, 512 px", "ms": 111.24, "busy": None}, {"what": "sds, 512 px", "error": "a | b"}]
-    shown = table.written(readme, {"machine": facts, "parts": {"cost": {"rows": rows, "seconds": 3.0}}})
-    assert "NVIDIA L4" in shown and "| exact, 512 px | 111.24 |  |  |" in shown and "a / b" in shown
-    assert table.written(shown, table.results()) == readme
+    assert command.default_out(CPU) != CARD_RESULTS == command.default_out(torch.device("cuda"))
 
 
 def test_our_tests_run_in_a_host_whose_folder_has_no_tests(tmp_path):

@@ -19,8 +19,9 @@ import json, resource, sys, torch
 from contextlib import nullcontext
 from pathlib import Path
 from mist_attack.bench.cost import our_step
-from mist_attack.hosts import diffusers, heap
-from mist_attack.hosts.checkpoints import find_checkpoint
+from mist_attack.hosts.borrowing import heap
+from mist_attack.hosts.headless import diffusers
+from mist_attack.hosts.headless.checkpoints import find_checkpoint
 from mist_attack.settings import Settings
 
 CPU, SIDE = torch.device("cpu"), {SIDE}

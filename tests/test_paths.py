@@ -91,7 +91,7 @@ def test_a_path_that_has_a_purpose_gets_no_second_one(words, world, monkeypatch,
 
 
 def test_files_apart_are_no_clash(world):
-    assert mist(*OUR_RESULT.split(), "--report", "new/r.json") == 3  # the HEIC is passed over
+    assert mist(*OUR_RESULT.split(), "--report", "new/r.json") == 3  # the raw photograph is passed over
     assert mist(*OUR_RESULT.split(), "--report", "new/r.json") == 3  # a report of ours may be written again
     assert files("out") == ["a.png", "b.png"] and len(json.loads(Path("new/r.json").read_text())) == 3
 

@@ -1,4 +1,4 @@
-"""The rules that Mist's own flags bring with them (the flags themselves are in cli.py).
+"""The rules that Mist's own flags bring with them (the flags themselves are in flags.py).
 
 The rules are those of Mist v1's `mist_v3.py` (the picture is resized to --input_size, results are named after the
 settings), with its defects repaired: rounding, lossless files, every kind of picture, pictures that are not square.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
+from functools import cache
 from types import ModuleType, SimpleNamespace
 
 import torch
@@ -329,12 +330,15 @@ def checkpoint(seed=0, kind=ModelType.EPS):
 
 
 def install():
-    """The fake as `comfy`, once: what has imported it keeps the modules that it got."""
-    if getattr(sys.modules.get("comfy"), "is_fake", False):
-        return
+    """The fake as `comfy`: the same modules each time, as what has imported them keeps the ones that it got."""
+    sys.modules.update(_modules())
+
+
+@cache
+def _modules():
     layers = {"CastWeightBiasOp": CastWeightBiasOp, "Linear": Linear, "Conv2d": Conv2d, "GroupNorm": GroupNorm}
     contents = {
-        "comfy": {"is_fake": True},
+        "comfy": {},
         "comfy.ops": layers | {"cast_bias_weight": cast_bias_weight, "uncast_bias_weight": uncast_bias_weight},
         "comfy.ldm": {},
         "comfy.ldm.models": {},
@@ -351,12 +355,13 @@ def install():
         "comfy.samplers": {"CFGGuider": CFGGuider, "Sampler": Sampler, "process_conds": process_conds},
     }
     contents["comfy.ops"]["disable_weight_init"] = SimpleNamespace(Linear=Linear, Conv2d=Conv2d, GroupNorm=GroupNorm)
-    for name, members in contents.items():
-        module = sys.modules[name] = ModuleType(name)
-        vars(module).update(members)
+    made = {name: ModuleType(name) for name in contents}
+    for name, module in made.items():
+        vars(module).update(contents[name])
         parent, _, child = name.rpartition(".")
         if parent:
-            setattr(sys.modules[parent], child, module)
+            setattr(made[parent], child, module)
     own = (AutoencodingEngine, ResnetBlock, ResBlock, UNetModel, Linear, Conv2d, GroupNorm, Quantised, QuantisedLinear)
     for kind in own:
         kind.__module__ = "comfy.fake"  # the adapter vouches for the host's own layers alone
+    return made
