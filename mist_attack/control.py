@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from .errors import SettingsError, quoted
-from .surrogate import Objective
 
+Objective = Literal["textural", "semantic", "fused"]
 Face = Literal["comfyui", "webui", "command"]
 Level = Literal["beginner", "advanced", "expert"]
 
@@ -73,6 +73,17 @@ class Control:
         return type(self.default)
 
     @property
+    def least(self) -> float:
+        """Of a number; as in `limits`, in the control's own kind."""
+        assert self.limits
+        return self.kind(self.limits[0])
+
+    @property
+    def most(self) -> float:
+        assert self.limits
+        return self.kind(self.limits[1])
+
+    @property
     def offered(self) -> list[str]:
         """Choices as a list shows them: the default first."""
         return sorted(self.choices, key=lambda choice: choice != self.default)
@@ -82,6 +93,23 @@ class Control:
         """What a message calls it."""
         name, label = self.name.replace("_", " "), self.label.lower()
         return label if name in label else f"{name} ({label})"
+
+    @property
+    def widget_name(self) -> str:
+        """In ComfyUI; empty where it has none there."""
+        return self.name if self.widget is None else self.widget
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.name.replace('_', '-')}"
+
+    def shown(self, value: Any) -> str:
+        """A value as pages and help have it."""
+        return ("on" if value else "off") if self.kind is bool else f"{value:g}" if self.kind is float else str(value)
+
+    def written(self, value: Any) -> str:
+        """As infotext has it, in full."""
+        return repr(value).removesuffix(".0") if self.kind is float else str(value)
 
     @property
     def title(self) -> str:
@@ -120,8 +148,9 @@ def control(default: Any, **known: Any) -> Any:
 
 
 def controls_in(settings: type) -> tuple[Control, ...]:
-    """In the order of their fields."""
-    return tuple(_named(found) for found in fields(settings) if "control" in found.metadata)
+    """Those that beginners see come first."""
+    found = [_named(found) for found in fields(settings) if "control" in found.metadata]
+    return tuple(sorted(found, key=lambda known: get_args(Level).index(known.level)))
 
 
 def _named(found: Field[Any]) -> Control:

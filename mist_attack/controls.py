@@ -4,14 +4,14 @@ From it come flags, widgets, sliders, hints, checks, files' keys and the documen
 control is one more field here, the code that uses it, its translations (texts/) and its tests.
 """
 
+# ruff: noqa: RUF009  # control() makes a field
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from .control import EXPONENT, LEVELS, PIXELS, SEMANTIC, TEXTURAL, control, controls_in
-from .surrogate import Objective
+from .control import EXPONENT, LEVELS, PIXELS, SEMANTIC, TEXTURAL, Objective, control, controls_in
 
 Gradient = Literal["exact", "sds", "amortised"]
 Direction = Literal["ascent", "descent"]

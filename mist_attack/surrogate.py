@@ -8,12 +8,13 @@ k-diffusion (Karras et al. 2022, arXiv 2206.00364): noised latents are `latents 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-Objective = Literal["textural", "semantic", "fused"]
+from .control import Objective as Objective
+
 Conditioning = Any
 """A prompt in the model's own form: made and consumed by the same adapter, opaque to the engine."""
 

@@ -424,7 +424,7 @@ ARGUMENTS = [text for text in HOSTILE if "\0" not in text] + ["\udcff", "0", "99
 
 def flags_of_protect():
     """Every flag but those that end the program or begin another one."""
-    _, parser, _, _ = flags.parser()
+    _, parser, *_ = flags.parser()
     skipped = {"--help", "--engine", "--address", "--url"}
     actions = [action for action in parser._actions if action.option_strings]
     return [action for action in actions if not skipped & set(action.option_strings)]
