@@ -28,6 +28,7 @@ from .widgets import named, preset_widget, protect_controls, widgets
 if TYPE_CHECKING:
     from ..mist_attack.report import Report
 
+
 class MistProtect(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
