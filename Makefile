@@ -3,6 +3,7 @@
 #             measure the built-in demo models on pictures they have not seen; PICTURES=folder takes yours
 # make test   every test that needs no host and no accelerator
 # make lint   style and types
+# make texts  tables of controls, ComfyUI's and the web UI's words, written from the table of controls and texts/*.yaml
 # make host-tests COMFYUI_DIR=... WEBUI_DIR=... FORGE_DIR=...
 #             the same promises in real hosts, on the CPU; any of them, each under its own Python
 #             (COMFYUI_PYTHON=... where its environment is not in its folder). ARGS=... goes to pytest: --slow, -k words
@@ -18,7 +19,7 @@ IMAGES ?= demo/original
 # Threads that wait briefly instead of spinning: a machine shared with others is several times faster.
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: demo demo-models-report test test-slow host-tests bench gpu-check lint clean
+.PHONY: demo demo-models-report test test-slow host-tests bench gpu-check texts lint clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +46,9 @@ host-tests: $(READY)
 
 bench: $(READY)
 	$(BIN)/mist bench --out bench/results.json
+
+texts: $(READY)
+	$(BIN)/python -m texts.write
 
 gpu-check: $(READY)
 	$(BIN)/python -m mist_attack.bench.gpu $(ARGS)
