@@ -25,8 +25,8 @@ class Scale:
     """From people's unit to the engine's, and back."""
 
     unit: str
-    to_engine: Callable[[float], float]
-    to_people: Callable[[float], float]
+    to_engine: Callable[[Any], Any]
+    to_people: Callable[[Any], Any]
 
 
 def exponent_of(semantic_weight: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -22,13 +23,21 @@ LOSSY = {"jpg": "JPEG", "jpeg": "JPEG", "avif": "AVIF", "gif": "GIF"}
 
 def keys_of(report: Report) -> dict[str, str]:
     """Infotext keys and values, all that is needed to do it again; all begin with "Mist"."""
-    used = [control for control in CONTROLS if control.changes_picture and report.settings["objective"] in control.uses]
+    used = [known for known in CONTROLS if known.changes_picture and report.settings["objective"] in known.uses]
     values = controls_from(report.settings)
-    keys = {f"Mist {control.label.lower()}": control.written(values[control.name]) for control in used}
+    keys = {f"Mist {known.label.lower()}": _one_value(known.written(values[known.name])) for known in used}
     done = {"Mist": __version__, **keys, "Mist steps": f"{report.steps_done}", "Mist model": report.model}
     if report.target is not None:
         done["Mist target"] = report.target
     return done
+
+
+def _one_value(text: str) -> str:
+    """In quotation marks where the web UI's reader would make something else of it, and its writer sets none."""
+    is_bare = not any(mark in text for mark in ",:\n")
+    return (
+        json.dumps(text, ensure_ascii=False) if is_bare and (not text or text[0] in '" ' or text[-1] == " ") else text
+    )
 
 
 def line_of(keys: dict[str, Any]) -> str:
