@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Objective = Literal["textural", "semantic", "fused"]
 
@@ -23,7 +23,7 @@ class Needs:
         return self.target and self.denoiser
 
 
-NEEDS: dict[Objective, Needs] = {
+NEEDS: dict[str, Needs] = {
     "textural": Needs(target=True, denoiser=False, figures=("target_distance",)),
     "semantic": Needs(target=False, denoiser=True, figures=("denoising_loss",)),
     "fused": Needs(target=True, denoiser=True, figures=("target_distance", "denoising_loss")),
@@ -33,4 +33,4 @@ NEEDS: dict[Objective, Needs] = {
 
 def possible(*, denoiser: bool) -> list[Objective]:
     """The objectives that a model can serve, the one that asks most of it last."""
-    return [name for name, needs in NEEDS.items() if denoiser or not needs.denoiser]
+    return [name for name in get_args(Objective) if denoiser or not NEEDS[name].denoiser]

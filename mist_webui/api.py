@@ -157,7 +157,7 @@ def _answer(outcome: Outcome, picture: Picture, *, with_difference: bool) -> Pro
 
 def info() -> InfoResponse:
     """What can be asked of /mist/v1/protect, and which model would be used."""
-    model, objectives = "", []
+    model, objectives = "", list[str]()
     with call_queue.queue_lock:
         try:
             surrogate = loaded_model()  # Forge loads the chosen checkpoint now, where it has not yet
@@ -165,7 +165,7 @@ def info() -> InfoResponse:
             pass
         else:
             model = surrogate.name
-            objectives = possible(denoiser=len(surrogate.sigmas) > 0)
+            objectives += possible(denoiser=len(surrogate.sigmas) > 0)
     return InfoResponse(
         version=__version__,
         model=model,

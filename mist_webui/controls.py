@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import gradio as gr
 from modules.ui_components import FormRow
 
-from mist_attack.settings import Controls, Settings, preset_controls, preset_names
+from mist_attack.controls import DEFAULTS, Settings
+from mist_attack.presets import preset_controls, preset_names
 
 from . import options
 
 SEEN = (("strength", "steps"), ("objective", "fusion_weight"))
-FOLDED = (
+_FOLDED = (
     ("view", "working_size"),
     ("target", "prompt"),
     ("gradient", "direction"),
@@ -21,8 +21,10 @@ FOLDED = (
     ("seed", "low_vram"),
     ("step_decay", "keep_tone"),
 )
+_NEW = tuple(name for name in options.WIDGETS if name not in [name for row in (*SEEN, *_FOLDED) for name in row])
+FOLDED = (*_FOLDED, *(_NEW[start : start + 2] for start in range(0, len(_NEW), 2)))
 NAMES = tuple(name for row in (*SEEN, *FOLDED) for name in row)
-"""The order of the widgets' values; API users of the always-on script name them instead (`settings_from`)."""
+"""The order of the widgets' values, in which requests to the API may give them too: new ones come last."""
 
 
 def create(where: str) -> dict[str, Any]:
@@ -48,12 +50,12 @@ def _rows(rows: tuple[tuple[str, ...], ...], where: str) -> dict[str, Any]:
 
 def _widget(name: str, where: str) -> Any:
     label, component, arguments = options.WIDGETS[name]
-    info = {"info": options.HINTS[name]} if name in options.HINTS else {}
-    return component(value=options.default(name), label=label, elem_id=f"mist_{where}_{name}", **info, **arguments)
+    arguments = {"label": label, "info": options.HINTS[name], **arguments}
+    return component(value=options.default(name), elem_id=f"mist_{where}_{name}", **arguments)
 
 
 def _values_of_preset(preset: str) -> list[Any]:
-    controls = asdict(Controls()) if preset != "default" else {name: options.default(name) for name in NAMES}
+    controls = dict(DEFAULTS) if preset != "default" else {name: options.default(name) for name in NAMES}
     controls |= preset_controls(preset)
     return [controls[name] for name in NAMES]
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
 from modules import infotext_utils, shared
 
 from mist_attack import __version__
-from mist_attack.needs import NEEDS
+from mist_attack.controls import CONTROLS, controls_from
 from mist_attack.report import Report
-from mist_attack.settings import exponent_of
 
 ERROR = "Mist error"
 """The key of an image that was to be protected and is not: what a program looks for."""
-_OURS = r"(?:^|, ?)Mist{}[\w \-/]{{0,30}}: (?:\"(?:\\.|[^\\\"])*\"|[^,\n]*)"
+_OURS = r"(?:^|, ?)Mist{}[\w \-/]{{0,30}}: (?:\"(?:\\.|[^\\\"])*\"(?=,|\n|$)|[^,\n]*)"
 OURS = re.compile(_OURS.format(""))
 CLAIMS = re.compile(_OURS.format("(?! error:)"))
 """All of ours but the error."""
@@ -22,24 +22,22 @@ LOSSY = {"jpg": "JPEG", "jpeg": "JPEG", "avif": "AVIF", "gif": "GIF"}
 
 
 def keys_of(report: Report) -> dict[str, str]:
-    """Infotext keys and values; all begin with "Mist"."""
-    settings = report.settings
-    keys = {
-        "Mist": __version__,
-        "Mist mode": settings["objective"],
-        "Mist strength": f"{settings['epsilon'] * 255:g}",
-        "Mist steps": f"{report.steps_done}",
-        "Mist step size": f"{settings['step_size'] * 255:g}",
-        "Mist view": settings["view"],
-        "Mist working size": f"{settings['working_size']}",
-        "Mist seed": f"{settings['seed']}",
-        "Mist model": report.model,
-    }
-    if NEEDS[settings["objective"]].semantic_weight:
-        keys["Mist fusion weight"] = f"{exponent_of(settings['semantic_weight']):g}"
+    """Infotext keys and values, all that is needed to do it again; all begin with "Mist"."""
+    used = [known for known in CONTROLS if known.changes_picture and report.settings["objective"] in known.uses]
+    values = controls_from(report.settings)
+    keys = {f"Mist {known.label.lower()}": _one_value(known.written(values[known.name])) for known in used}
+    done = {"Mist": __version__, **keys, "Mist steps": f"{report.steps_done}", "Mist model": report.model}
     if report.target is not None:
-        keys["Mist target"] = report.target
-    return keys
+        done["Mist target"] = report.target
+    return done
+
+
+def _one_value(text: str) -> str:
+    """In quotation marks where the web UI's reader would make something else of it, and its writer sets none."""
+    is_bare = not any(mark in text for mark in ",:\n")
+    return (
+        json.dumps(text, ensure_ascii=False) if is_bare and (not text or text[0] in '" ' or text[-1] == " ") else text
+    )
 
 
 def line_of(keys: dict[str, Any]) -> str:

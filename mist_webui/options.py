@@ -12,12 +12,14 @@ import gradio as gr
 from modules import shared
 from modules.paths_internal import default_output_dir
 
+from mist_attack.control import Control
+from mist_attack.controls import CONTROLS, DEFAULTS, Settings
 from mist_attack.devices import doctor
-from mist_attack.settings import Controls, Settings, resolve
+from mist_attack.settings import resolve
 from mist_attack.targets import target_names
 
 SECTION = ("mist", "Mist")
-DEFAULTS = Controls()
+SLIDER_POSITIONS = 500
 OUTPUT_FOLDER = str(Path(default_output_dir) / "mist-images")
 WHOLE_DOCTOR = (
     "Whether a step works on them: <code>python -m mist_attack doctor</code>, in this extension's folder and with the "
@@ -25,54 +27,29 @@ WHOLE_DOCTOR = (
 )
 
 
-def slider(low: float, high: float, step: float) -> tuple[Any, dict[str, float]]:
-    return gr.Slider, {"minimum": low, "maximum": high, "step": step}
-
-
-def radio(*choices: str) -> tuple[Any, dict[str, Any]]:
-    return gr.Radio, {"choices": list(choices)}
+def widget_of(control: Control) -> tuple[Any, dict[str, Any]]:
+    """gradio's class and its options: a slider where its positions can be told apart, else a field for a number."""
+    if control.name == "target":
+        return gr.Dropdown, {"choices": target_names()}
+    if control.choices:
+        return gr.Radio, {"choices": control.offered}
+    if control.kind in (bool, str):
+        return (gr.Checkbox if control.kind is bool else gr.Textbox), {}
+    if (control.most - control.least) / control.step <= SLIDER_POSITIONS:
+        return gr.Slider, {"minimum": control.least, "maximum": control.most, "step": control.step}
+    return gr.Number, {"precision": 0} if control.kind is int else {}
 
 
 WIDGETS: dict[str, tuple[str, Any, dict[str, Any]]] = {
-    "strength": ("Strength", *slider(0, 64, 1)),
-    "steps": ("Steps", *slider(1, 500, 1)),
-    "objective": ("Mode", *radio("fused", "textural", "semantic")),
-    "fusion_weight": ("Fusion weight", *slider(0, 5, 0.005)),
-    "view": ("View", *radio("whole", "tiles", "both")),
-    "working_size": ("Working size", *slider(64, 2048, 64)),
-    "target": ("Target", gr.Dropdown, {"choices": target_names()}),
-    "low_vram": ("Low VRAM: slower, less memory", gr.Checkbox, {}),
-    "seed": ("Seed", gr.Number, {"precision": 0}),
-    "gradient": ("Gradient", *radio("exact", "sds", "amortised")),
-    "direction": ("Direction", *radio("ascent", "descent")),
-    "step": ("Step size", *slider(0.1, 16, 0.1)),
-    "momentum": ("Momentum", *slider(0, 0.95, 0.01)),
-    "step_decay": ("Decaying steps: end finely", gr.Checkbox, {}),
-    "keep_tone": ("Keep tone: not darker, not tinted", gr.Checkbox, {}),
-    "prompt": ("Prompt", gr.Textbox, {}),
+    control.name: (control.label, *widget_of(control)) for control in CONTROLS
 }
-"""Every control of `mist_attack.settings.Controls`: label, gradio class, its options."""
-
-HINTS = {
-    "strength": "grey levels by which a value may move; 16 can be seen in flat areas",
-    "steps": "more are slower and stronger",
-    "objective": "textural: towards the target; semantic: away from what the model knows; fused: both",
-    "fusion_weight": "semantic against textural, an exponent as in Mist; fused only",
-    "view": "of a large picture: all of it reduced, tiles at native scale, or both",
-    "working_size": "side in pixels of the square that the model sees at once",
-    "target": "textural: the pattern that the model is to see instead",
-    "prompt": "semantic: what the picture is",
-    "gradient": "semantic: through the UNet; sds without it, faster; amortised that at every third step, fastest",
-    "direction": "semantic: denoising made harder (as in Mist) or easier",
-    "step": "grey levels",
-    "momentum": "share of the earlier gradients that a step keeps",
-    "seed": "-1 draws one",
-}
+"""Every control: label, gradio class, its options."""
+HINTS = {control.name: control.explained("webui") for control in CONTROLS}
 
 
 def default(name: str) -> Any:
     """Of a control, as the settings page has it; without a page (--nowebui), as the engine has it."""
-    return getattr(shared.opts, f"mist_{name}", getattr(DEFAULTS, name))
+    return getattr(shared.opts, f"mist_{name}", DEFAULTS[name])
 
 
 def output_folder() -> Path:
@@ -100,9 +77,8 @@ def machine_text() -> str:
 
 def on_ui_settings() -> None:
     for name, (label, component, options) in WIDGETS.items():
-        option = shared.OptionInfo(getattr(DEFAULTS, name), label, component, options, section=SECTION)
-        option = option.info(HINTS[name]) if name in HINTS else option
-        shared.opts.add_option(f"mist_{name}", option.needs_reload_ui())
+        option = shared.OptionInfo(DEFAULTS[name], label, component, options, section=SECTION)
+        shared.opts.add_option(f"mist_{name}", option.info(HINTS[name]).needs_reload_ui())
     machine = shared.OptionHTML(machine_text())
     machine.section = SECTION
     shared.opts.add_option("mist_machine", machine)

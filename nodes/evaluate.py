@@ -10,11 +10,13 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..mist_attack.controls import BY_NAME
 from ..mist_attack.errors import PictureError
 from .layout import to_engine, to_host
 from .model import ABSENT, check_links, surrogate_for
 from .request import settings_of
-from .schema import CATEGORY, MODES, advanced, model_inputs, new_schema, options_input, output, vae_input
+from .schema import CATEGORY, model_inputs, new_schema, options_input, output, vae_input
+from .widgets import advanced
 
 if TYPE_CHECKING:
     from ..mist_attack.evaluation import Comparison
@@ -72,20 +74,22 @@ def _inputs() -> list[io.Input]:
         vae_input(),
         io.Combo.Input(
             "mode",
-            options=MODES,
+            options=BY_NAME["objective"].offered,
             default="textural",
             tooltip="Which objective to measure: textural, the distance to the target through the VAE alone; "
             "semantic, the model's denoising loss; fused, both.",
         ),
-        advanced(
-            io.Int.Input(
-                "seed", default=23, min=0, max=2**63 - 1, tooltip="Both pictures are judged by the same random draws."
-            )
-        ),
+        advanced(_seed()),
         *model_inputs(),
         io.Image.Input("target", optional=True, tooltip="The target that Mist Protect was given, if any."),
         options_input(),
     ]
+
+
+def _seed() -> io.Input:
+    seed = BY_NAME["seed"]
+    tip = "Both pictures are judged by the same random draws."
+    return io.Int.Input("seed", default=seed.default, min=seed.least, max=seed.most, tooltip=tip)
 
 
 def _compare_each(

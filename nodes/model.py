@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..mist_attack.controls import BY_NAME
 from ..mist_attack.errors import CheckpointError, quoted
 from ..mist_attack.needs import NEEDS
-from .schema import MODES
 
 ABSENT: Any = object()
 """Default of an input of `validate_inputs`: the host passes None for a linked input and nothing for an empty one."""
@@ -27,8 +27,9 @@ def check_links(mode: str | None, model: Any, clip: Any, conditioning: Any) -> s
     """For `validate_inputs`: True, or the sentence that the page shows before anything runs."""
     if mode is None:  # comes from another node: checked when it is known
         return True
-    if mode not in MODES:
-        return f"Expected a mode of {', '.join(MODES)}; got {quoted(mode)}."
+    modes = BY_NAME["objective"].offered
+    if mode not in modes:
+        return f"Expected a mode of {', '.join(modes)}; got {quoted(mode)}."
     prompt = clip is not ABSENT or conditioning is not ABSENT
     return lacking(mode, model=model is not ABSENT, prompt=prompt) or True
 

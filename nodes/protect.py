@@ -16,9 +16,6 @@ from .request import settings_of, wants_working_size
 from .schema import (
     ALIASES,
     CATEGORY,
-    MODES,
-    PRESETS,
-    fixed_seed,
     model_inputs,
     new_schema,
     options_input,
@@ -26,19 +23,10 @@ from .schema import (
     vae_input,
 )
 from .size import resized
+from .widgets import named, preset_widget, protect_controls, widgets
 
 if TYPE_CHECKING:
     from ..mist_attack.report import Report
-
-MODE_TIP = (
-    "What the model is made to mis-read. textural: the picture's look, through the VAE alone; the fastest. semantic: "
-    "what it shows, through the whole model. fused: both, Mist's default."
-)
-PRESET_TIP = (
-    "default: the widgets below count. A named preset sets what it names, whatever the widgets say. mist: as "
-    "published, with its drift in brightness. gentle: strength 8. quick: 15 large steps, as strong as "
-    "100 of Mist's on the demo models."
-)
 
 
 class MistProtect(io.ComfyNode):
@@ -71,11 +59,6 @@ class MistProtect(io.ComfyNode):
         image: Tensor,
         vae: Any,
         preset: str,
-        mode: str,
-        strength: float,
-        steps: int,
-        fusion_weight: float,
-        seed: int,
         model: Any = None,
         clip: Any = None,
         conditioning: Any = None,
@@ -83,15 +66,9 @@ class MistProtect(io.ComfyNode):
         alpha: Tensor | None = None,
         target: Tensor | None = None,
         options: dict[str, Any] | None = None,
+        **chosen: Any,
     ) -> io.NodeOutput:
-        widgets = {
-            "objective": mode,
-            "strength": strength,
-            "steps": steps,
-            "fusion_weight": fusion_weight,
-            "seed": seed,
-        }
-        settings, reduces = settings_of(preset, widgets, options), wants_working_size(options)
+        settings, reduces = settings_of(preset, named(chosen), options), wants_working_size(options)
         surrogate = surrogate_for(settings.objective, vae, model, clip, conditioning)
         pictures, channel = to_engine(image), alpha_for(image, alpha)
         allowed = mask_for(image, mask)
@@ -105,38 +82,8 @@ def _required() -> list[io.Input]:
     return [
         io.Image.Input("image", tooltip="The pictures to protect: one, or a batch."),
         vae_input(),
-        io.Combo.Input("preset", options=PRESETS, default="default", tooltip=PRESET_TIP),
-        io.Combo.Input("mode", options=MODES, default="fused", tooltip=MODE_TIP),
-        io.Float.Input(
-            "strength",
-            default=16.0,
-            min=0.0,
-            max=255.0,
-            step=1.0,
-            round=0.01,
-            tooltip="How far any value may move, in grey levels of 0 to 255. 16 is Mist's; 8 is half as visible and "
-            "weaker.",
-        ),
-        io.Int.Input(
-            "steps", default=100, min=1, max=10000, tooltip="Steps of the search. More is stronger, up to a point."
-        ),
-        io.Float.Input(
-            "fusion_weight",
-            default=1.0,
-            min=0.0,
-            max=5.0,
-            step=0.1,
-            round=0.01,
-            tooltip="Fused mode: semantic against textural. An exponent as in Mist: one more is ten times as much.",
-        ),
-        io.Int.Input(
-            "seed",
-            default=23,
-            min=0,
-            max=2**63 - 1,
-            control_after_generate=fixed_seed(),
-            tooltip="Same picture, settings, seed and machine: the same result.",
-        ),
+        preset_widget(),
+        *widgets(protect_controls()),
     ]
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any
 
 from comfy_api.latest import io
 
 CATEGORY = "image/protection"
 ALIASES = ["glaze", "nightshade", "anti-ai", "cloak", "mist", "protect", "adversarial"]
-MODES = ["fused", "textural", "semantic"]
-PRESETS = ["default", "mist", "gentle", "quick"]
 PATTERNS = ["lattice", "crosses", "checker", "rings"]
 SIZES = KEEP_SIZE, WORKING_SIZE = ["keep", "working size"]
 FITS = ["crop", "stretch"]
@@ -18,27 +16,13 @@ FORMATS = ["png", "webp"]
 DATA_MINING = ["off", "allowed", "prohibited"]
 
 Options = io.Custom("MIST_OPTIONS")
-"""A dict of `mist_attack.settings.Controls`, and `output_size`."""
-
-AnyInput = TypeVar("AnyInput", bound=io.Input)
+"""A dict of controls by name (`mist_attack/controls.py`), and `output_size`."""
 
 
 def new_schema(**wanted: Any) -> io.Schema:
     """A schema without the fields that this host does not know (search aliases before 0.4)."""
     known = {field.name for field in fields(io.Schema)}
     return io.Schema(**{name: value for name, value in wanted.items() if name in known})
-
-
-def advanced(widget: AnyInput) -> AnyInput:
-    """Hidden until asked for, where the host can; older ones refuse the keyword and show the widget."""
-    widget.extra_dict = {**(widget.extra_dict or {}), "advanced": True}
-    return widget
-
-
-def fixed_seed() -> Any:
-    """The seed's control starts as "fixed" where the host can say so: a new seed is a new run of minutes."""
-    control = getattr(io, "ControlAfterGenerate", None)
-    return control.fixed if control else True
 
 
 def output(kind: Any, id: str, tooltip: str) -> io.Output:

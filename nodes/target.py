@@ -6,10 +6,14 @@ import torch.nn.functional as F
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..mist_attack.controls import BY_NAME
 from .layout import to_engine, to_host
 from .packages import engine
 from .request import one_of, settings_of
-from .schema import CATEGORY, FITS, PATTERNS, advanced, new_schema, output
+from .schema import CATEGORY, FITS, PATTERNS, new_schema, output
+from .widgets import advanced, widget
+
+WORKING_SIZE_TIP = "As in Mist Options: patterns are drawn at the scale at which the model looks."
 
 
 class MistTarget(io.ComfyNode):
@@ -54,16 +58,7 @@ def _inputs() -> list[io.Input]:
             default="crop",
             tooltip="How a picture of yours meets the aspect of the one to protect.",
         ),
-        advanced(
-            io.Int.Input(
-                "working_size",
-                default=512,
-                min=64,
-                max=4096,
-                step=64,
-                tooltip="As in Mist Options: patterns are drawn at the scale at which the model looks.",
-            )
-        ),
+        advanced(widget(BY_NAME["working_size"], WORKING_SIZE_TIP)),
         io.Image.Input("picture", optional=True, tooltip="A picture of yours in place of the pattern; the first one."),
     ]
 

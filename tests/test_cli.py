@@ -14,6 +14,7 @@ from fakes.command import draw, files, levels_of, mist, toy_model  # noqa: F401
 from PIL import Image
 
 from mist_attack.command.main import main
+from mist_attack.controls import CONTROLS
 from mist_attack.gallery import run, task
 from mist_attack.hosts.headless import checkpoints
 
@@ -56,6 +57,31 @@ def test_every_control_has_a_flag_that_arrives(monkeypatch):
     expected = {"steps": 3, "objective": "semantic", "gradient": "sds", "direction": "descent", "view": "tiles"}
     expected |= {"working_size": 256, "prompt": "x", "target": "rings", "low_vram": True, "seed": 5, "keep_tone": False}
     assert {name: seen[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--preset quick", {"momentum": 0.8, "step_decay": True, "keep_tone": True}),
+        ("--preset quick --momentum 0.3 --no-step-decay", {"momentum": 0.3, "step_decay": False, "steps": 15}),
+        ("--preset mist --keep-tone --step-decay", {"keep_tone": True, "step_decay": True}),
+        ("--config mine.yaml --no-low-vram --no-keep-tone", {"low_vram": False, "keep_tone": False, "momentum": 0.4}),
+    ],
+)
+def test_a_preset_fills_the_controls_and_flags_win(monkeypatch, words, expected):
+    seen = {}
+    monkeypatch.setattr(run, "run", lambda order, *_, **__: seen.update(order.settings.as_dict()) or [])
+    draw("a.png"), Path("mine.yaml").write_text("low_vram: true\nmomentum: 0.4\n")
+    mist("protect", "a.png", "--out", "out", *words.split())
+    assert {name: seen[name] for name in expected} == expected
+
+
+def test_every_control_has_a_flag_and_help_that_are_the_tables(capsys):
+    with pytest.raises(SystemExit):
+        main(["protect", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    for control in CONTROLS:
+        assert control.flag in told and control.hint in told and f"(default {control.shown(control.default)})" in told
 
 
 def test_a_config_file_and_a_mask_and_a_target_picture():

@@ -14,8 +14,9 @@ from fakes import comfyui_pack
 from fakes.toy import ToySurrogate
 from PIL import Image
 
+from mist_attack.controls import BY_NAME, CONTROLS
 from mist_attack.protect import protect
-from mist_attack.settings import Controls, preset_names, resolve
+from mist_attack.settings import Controls, preset_controls, preset_names, resolve
 from mist_attack.targets import target_names
 
 WIDGETS = {"preset": "default", "mode": "fused", "strength": 16.0, "steps": 3, "fusion_weight": 1.0, "seed": 23}
@@ -113,6 +114,36 @@ def test_widgets_start_at_mists_numbers_and_offer_what_the_engine_knows(host):
     assert offered["MistTarget", "pattern"] == target_names()
     for choice in offered["MistOptions", "view"]:
         resolve("default", {"view": choice})
+
+
+def test_widgets_have_the_tables_range_and_say_what_a_preset_fills(host):
+    inputs = {x.id: x for node in ("MistProtect", "MistOptions") for x in schema(host, node).inputs}
+    for control in CONTROLS:
+        if control.limits:
+            found = inputs[control.widget_name].keywords
+            assert (found["min"], found["max"]) == control.limits
+            assert type(found["min"]) is type(found["max"]) is control.kind
+    for name in preset_names():
+        for filled, value in preset_controls(name).items():
+            assert f"{BY_NAME[filled].label.lower()} {BY_NAME[filled].shown(value)}" in inputs["preset"].tooltip
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_a_saved_workflow_with_a_preset_and_untouched_widgets_does_what_the_preset_says(host, preset):
+    saved = {"preset": preset, "mode": "fused", "strength": 16.0, "steps": 100, "fusion_weight": 1.0, "seed": 23}
+    options = {"gradient": "exact", "direction": "ascent", "step": 1.0, "step_decay": False, "view": "whole"}
+    options |= {"working_size": 512, "output_size": "keep", "low_vram": False, "keep_tone": True}
+    options |= {"prompt": "a painting", "momentum": 0.0}  # as the nodes of 2026 have saved them
+    (asked,) = host.nodes["MistOptions"].execute(**options).args
+    request = sys.modules[host.nodes["MistOptions"].__module__.replace(".options", ".request")]
+    widgets = {"objective" if name == "mode" else name: value for name, value in saved.items() if name != "preset"}
+    for given in (None, asked):
+        assert request.settings_of(preset, widgets, given).as_dict() == resolve(preset).as_dict()
+
+
+def test_an_input_that_is_no_widget_is_refused(host):
+    with pytest.raises(Exception, match="Unknown control 'strenght'"):
+        done(host, strenght=3)
 
 
 def test_a_seed_stays_fixed_so_that_a_second_run_is_cached(host):

@@ -1,5 +1,6 @@
 """Folders, globs and lists: which pictures are meant, what results are called, what is done again and what not."""
 
+import functools
 import json
 import os
 import random
@@ -7,6 +8,7 @@ import shutil
 import signal
 import sys
 import types
+from dataclasses import make_dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,10 @@ import pytest
 from fakes.command import Model, draw, files, levels_of, mist, toy_model  # noqa: F401
 from PIL import Image
 
+from mist_attack import controls
+from mist_attack.controls import Settings
 from mist_attack.errors import CheckpointError, SettingsError
-from mist_attack.gallery import task
+from mist_attack.gallery import request, task
 from mist_attack.gallery.manifest import MANIFEST, Ledger
 from mist_attack.gallery.selection import select
 from mist_attack.hosts.headless import diffusers
@@ -592,3 +596,31 @@ def test_an_enormous_file_is_refused_unread(monkeypatch):
 def test_nothing_named_is_an_error():
     with pytest.raises(SettingsError):
         select([], None)
+
+
+FINISHED = Path(__file__).parent / "data" / "gallery_of_2026"
+CHOSEN = ["--preset", "quick", "--steps", 2, "--strength", 7.3, "--target", "rings", "--prompt", "a cat"]
+
+
+@pytest.mark.parametrize(
+    ("out", "words"), [("plain", ["in", "--steps", 1]), ("chosen", ["in/a.png", *CHOSEN])], ids=str
+)
+def test_a_gallery_that_an_earlier_version_has_finished_stays_so(out, words, computed, tmp_path):
+    shutil.copytree(FINISHED, tmp_path, dirs_exist_ok=True)
+    manifest = Path(out, f"{MANIFEST}.jsonl").read_bytes()
+    assert mist("protect", *words, "--out", out) == 0
+    assert computed == [] and Path(out, f"{MANIFEST}.jsonl").read_bytes() == manifest
+    assert mist("protect", *words, "--out", out, "--seed", 5) == 0
+    assert len(computed) == len(list(Path(out).glob("*.png")))
+
+
+def test_a_setting_that_a_later_version_adds_leaves_finished_galleries_alone(computed, tmp_path, monkeypatch):
+    """The manifest's key holds it only where it differs from what was done before there was one."""
+    later = make_dataclass("Later", [("stripes", int, 0)], bases=(Settings,), frozen=True, kw_only=True)
+    shutil.copytree(FINISHED, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(request, "Settings", later)
+    for stripes, done in ((0, []), (3, ["a.png", "b.png"])):
+        made = functools.partial(later, stripes=stripes)
+        monkeypatch.setattr(controls, "Settings", made)
+        assert mist("protect", "in", "--out", "plain", "--steps", 1) == 0
+        assert sorted(computed) == done

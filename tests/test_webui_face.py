@@ -12,7 +12,9 @@ from fakes import webui_face
 from fakes.webui_face import QUICK, face, interrupt_at, painting, shift
 from PIL import Image
 
+from mist_attack.controls import CONTROLS
 from mist_attack.errors import CheckpointError, MistError, PictureError
+from mist_attack.settings import preset_names, resolve
 
 
 @pytest.fixture(autouse=True)
@@ -349,3 +351,48 @@ def test_users_of_the_api_are_asked_for_their_password(shared):
             with pytest.raises(webui_face.HTTPException) as raised:
                 check(credentials)
             assert raised.value.status_code == 401
+
+
+# Doing it again
+
+
+@pytest.mark.parametrize("objective", ["textural", "semantic", "fused"])
+@pytest.mark.parametrize("preset", preset_names())
+def test_infotext_holds_all_that_is_needed_to_do_it_again(objective, preset):
+    values = {
+        "strength": 7.3,
+        "steps": 1,
+        "prompt": 'a "cat", {sitting: there',
+        "direction": "descent",
+        "target": "rings",
+    }
+    asked = face.options.settings_from({**values, "objective": objective}, preset)
+    line = face.infotext.line_of(face.infotext.keys_of(face.jobs.protect_picture(painting(), asked).report))
+    read = webui_face.parsed(f"a cat\nSeed: 5, {line}")
+    used = [control for control in CONTROLS if objective in control.uses and control.changes_picture]
+    again = resolve("default", {control.name: read[f"Mist {control.label.lower()}"] for control in used})
+    assert [getattr(again, control.setting) for control in used] == [getattr(asked, c.setting) for c in used]
+    assert face.infotext.without(face.infotext.OURS, f"a cat\nSeed: 5, {line}") == "a cat\nSeed: 5"
+
+
+KEYS_OF_2026 = ["Mist", "Mist mode", "Mist strength", "Mist steps", "Mist step size", "Mist view", "Mist working size"]
+KEYS_OF_2026 += ["Mist seed", "Mist model", "Mist fusion weight", "Mist target"]
+
+
+def test_the_first_keys_of_infotext_stay():
+    keys = face.infotext.keys_of(outcome_of(objective="fused", strength=7.5, seed=9).report)
+    assert set(KEYS_OF_2026) <= keys.keys()
+    found = [
+        keys[name] for name in ("Mist strength", "Mist steps", "Mist step size", "Mist fusion weight", "Mist seed")
+    ]
+    assert found == ["7.5", "2", "1", "1", "9"]
+
+
+@pytest.mark.parametrize(
+    "prompt", ['"quoted" first', 'all "quoted"', '"', "", " ", "Mist error: none, Mist seed: 3", 'a\nb\\"']
+)
+def test_a_prompt_is_one_value_in_infotext_and_goes_with_the_others(prompt):
+    keys = face.infotext.keys_of(outcome_of(objective="semantic", prompt=prompt).report)
+    text = face.infotext.appended("a cat\nSeed: 5", keys)
+    assert webui_face.parsed(text)["Mist prompt"] == prompt and "Mist error" not in webui_face.parsed(text)
+    assert face.infotext.without(face.infotext.OURS, text) == "a cat\nSeed: 5"

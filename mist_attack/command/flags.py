@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from .. import __version__
+from ..control import Control
+from ..controls import BY_NAME
 from ..errors import SettingsError
 
 FORMATS = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}
@@ -14,10 +16,11 @@ BENCH_PARTS = ("steps", "tiles", "scaling", "costs256", "peaks256", "costs512", 
 GPU_PARTS = ("gradients", "cost", "pictures", "comfyui", "suite")
 DEVICE = "cpu, cuda:1, mps, xpu ... (default: the accelerator, if any)"
 ENGINES = ("single", "ray", "comfyui")
-CONTROLS = ("strength", "step", "objective", "fusion_weight", "direction", "view", "working_size", "prompt")
 SHARED_CONTROLS = ("steps", "gradient", "seed", "low_vram")
+"""Controls that go with Mist's own flags too."""
+OWN_CONTROLS = tuple(name for name in BY_NAME if name not in SHARED_CONTROLS)
 GALLERY = ("name", "shard", "force", "limit", "shuffle", "fail_fast", "retries", "engine")
-OURS = ("inputs", "out", "preset", "config", "mask_file", "target", "format", "quality", *GALLERY, *CONTROLS)
+OURS = ("inputs", "out", "preset", "config", "mask_file", "format", "quality", *GALLERY, *OWN_CONTROLS)
 """Flags that only our own family has."""
 THEIRS = (
     "input_image_path",
@@ -100,25 +103,37 @@ def _add_own_flags(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("our own flags")
     group.add_argument("--out", type=_name, metavar="DIR|URL", help="where results go; tree and names stay")
-    group.add_argument("--strength", type=float, metavar="LEVELS", help="largest change, grey levels (default 16)")
-    group.add_argument("--step", type=float, metavar="LEVELS", help="change per step, grey levels (default 1)")
-    group.add_argument("--objective", help="fused, textural or semantic (default fused)")
-    group.add_argument("--fusion-weight", type=float, metavar="W", help="semantic against textural (default 1)")
-    group.add_argument("--direction", help="of the semantic term: ascent or descent (default ascent)")
-    group.add_argument("--view", help="of large pictures: whole, tiles or both (default whole)")
-    group.add_argument("--working-size", type=int, metavar="PIXELS", help="what the model sees at once (default 512)")
+    for name in OWN_CONTROLS:
+        _add_control(group, BY_NAME[name])
     group.add_argument(
         "--mask-file",
         type=_path,
         metavar="FILE",
         help="white may change, black not; STEM.mask.png (or .jpg ...) beside a picture wins",
     )
-    group.add_argument("--target", type=_name, metavar="FILE|NAME", help="what latents are pulled to (default lattice)")
-    group.add_argument("--prompt", help="what the picture is, to the model; STEM.prompt.txt beside a picture wins")
-    group.add_argument("--preset", type=_name, metavar="NAME", help="see 'mist info'")
+    group.add_argument("--preset", type=_name, metavar="NAME", help="fills the controls; flags win (see 'mist info')")
     group.add_argument("--config", type=_path, metavar="FILE.yaml", help="the same settings as lines of YAML")
     group.add_argument("--format", choices=FORMATS, help="of the results (default: the input's where lossless)")
     group.add_argument("--quality", type=int, metavar="1..100", help="of JPEG (default 95)")
+
+
+def _add_control(group: argparse._ArgumentGroup, control: Control) -> None:
+    words, help = _flags_of(control), f"{control.explained('command')} (default {control.shown(control.default)})"
+    if control.kind is bool:
+        group.add_argument(*words, action=argparse.BooleanOptionalAction, default=None, help=help)
+    else:
+        kind = _name if control.name == "target" else control.kind
+        group.add_argument(*words, type=kind, metavar=_metavar(control), help=help)
+
+
+def _flags_of(control: Control) -> list[str]:
+    return [*(["-s"] if control.name == "steps" else []), control.flag]
+
+
+def _metavar(control: Control) -> str:
+    if control.name == "target":
+        return "FILE|NAME"
+    return "|".join(control.offered) or control.scale.unit.upper() or ("TEXT" if control.kind is str else "N")
 
 
 def _add_gallery_flags(parser: argparse.ArgumentParser) -> None:
@@ -149,10 +164,8 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_shared_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("flags for both")
-    group.add_argument("-s", "--steps", type=int, help="default 100")
-    group.add_argument("--gradient", help="exact, or the faster sds or amortised (default exact)")
-    group.add_argument("--seed", type=int, help="default 23")
-    group.add_argument("--low-vram", action="store_true", default=None, help="recompute instead of keeping")
+    for name in SHARED_CONTROLS:
+        _add_control(group, BY_NAME[name])
     group.add_argument(
         "--checkpoint", type=_name, metavar="FILE|DIR|demo", help="Stable Diffusion v1.x; comfyui: its name there"
     )

@@ -17,7 +17,7 @@ from ..gallery.storage import Bucket, Folder
 from ..pictures.reading import read_bytes, read_target, require_readable
 from ..settings import Settings, resolve
 from ..targets import target_names
-from .flags import CONTROLS, FORMATS, SHARED_CONTROLS
+from .flags import FORMATS, OWN_CONTROLS, SHARED_CONTROLS
 
 
 def order_for(options: argparse.Namespace) -> Order:
@@ -95,7 +95,7 @@ def target_file(target: str | None) -> Path | None:
 
 
 def _settings(options: argparse.Namespace, named_target: str | None) -> Settings:
-    given = {control: getattr(options, control) for control in (*CONTROLS, *SHARED_CONTROLS)}
+    given = {control: getattr(options, control) for control in (*OWN_CONTROLS, *SHARED_CONTROLS)}
     settings = resolve(options.preset or "default", given | {"target": named_target}, config=options.config)
     if settings.target not in target_names():
         known = ", ".join(target_names())

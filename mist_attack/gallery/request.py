@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,12 @@ from .naming import Work
 from .selection import Passed
 from .storage import Folder, Storage
 from .task import Prepare, Task
+
+FIRST = (
+    *("objective", "epsilon", "step_size", "steps", "step_decay", "momentum", "semantic_weight", "gradient"),
+    *("direction", "view", "working_size", "keep_tone", "random_start", "prompt", "target", "low_vram", "seed"),
+)
+"""Settings of the first manifests. Never to be added to, or what galleries have finished would be done again."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,20 @@ def task_for(order: Order, work: Work) -> tuple[Task, dict[str, Any]]:
         "settings": settings.as_dict(),
         "lossy_quality": order.lossy_quality,
     }
-    return task, {**facts, "key": sha256(json.dumps([name, facts], sort_keys=True).encode())}
+    return task, {**facts, "key": _key(name, facts, settings)}
+
+
+def _key(name: str, facts: dict[str, Any], settings: Settings) -> str:
+    """Of a finished picture; one that later versions of this program come to as well.
+
+    The settings of the first manifests stand in it always; a later one does only where it differs from its default,
+    which is what was done before there was that setting."""
+    told = {field: value for field, value in settings.as_dict().items() if field in FIRST or value != _default(field)}
+    return sha256(json.dumps([name, {**facts, "settings": told}], sort_keys=True).encode())
+
+
+def _default(field: str) -> Any:
+    return next(known.default for known in fields(Settings) if known.name == field)
 
 
 def name_of(order: Order, work: Work) -> str:

@@ -124,7 +124,7 @@ def reset():
 
 
 def _quoted(value):
-    return json.dumps(str(value)) if re.search(r'[,:\n"]', str(value)) else str(value)
+    return json.dumps(str(value), ensure_ascii=False) if re.search(r"[,:\n]", str(value)) else str(value)
 
 
 def _modules():
@@ -215,3 +215,10 @@ def painting(mode="RGB", size=(64, 64), seed=0):
 def shift(image, expected):
     """Levels by which each value moved."""
     return np.abs(np.asarray(image).astype(int) - np.asarray(expected))
+
+
+def parsed(infotext):
+    """As the web UI reads it: infotext_utils.parse_generation_parameters."""
+    last = infotext.strip().split("\n")[-1]
+    found = re.findall(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', last)
+    return {key: json.loads(text) if text[:1] == text[-1:] == '"' != text else text for key, text in found}

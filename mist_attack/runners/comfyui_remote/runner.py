@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -15,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...budget import Budget, budget_for, to_levels, to_unit
+from ...controls import CONTROLS, controls_from
 from ...errors import BudgetError, MistError
 from ...gallery.journal import Say
 from ...gallery.task import Outcome, Result, Task, finished, opened
@@ -116,21 +116,12 @@ def _on_progress(bar: Any) -> OnProgress:
 
 def graph_for(settings: Settings, checkpoint: str, files: dict[str, str]) -> Graph:
     """The graph in the API's form: "picture" and "report" are its outputs. files: image, mask, target."""
-    widgets = {
-        "preset": "default",
-        "mode": settings.objective,
-        "strength": settings.strength_levels,
-        "steps": settings.steps,
-        "fusion_weight": round(math.log10(settings.semantic_weight) - 3, 6),
-        "seed": settings.seed,
-    }
-    same = ("gradient", "direction", "step_decay", "momentum", "view", "low_vram", "keep_tone", "prompt")
-    options: dict[str, Any] = {name: getattr(settings, name) for name in same}
-    options |= {
-        "working_size": settings.working_size,
-        "step": round(settings.step_size * 255, 6),
-        "output_size": "keep",
-    }
+    widgets: dict[str, Any] = {"preset": "default"}
+    options: dict[str, Any] = {"output_size": "keep"}
+    values = controls_from(settings)
+    for known in CONTROLS:
+        if known.widget_name:
+            (widgets if known.level == "beginner" else options)[known.widget_name] = values[known.name]
     links: dict[str, Any] = {"image": ["image", 0], "vae": ["checkpoint", 2], "options": ["options", 0]}
     if NEEDS[settings.objective].denoiser:
         links |= {"model": ["checkpoint", 0], "clip": ["checkpoint", 1]}
