@@ -9,7 +9,7 @@ WORKERS ?= 2
 export GOMP_SPINCOUNT ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-models-report check lint test test-slow host-tests gpu-check bench readme-figures release clean
+.PHONY: help demo demo-models-report check lint test test-slow host-tests gpu-check bench readme-figures texts release clean
 
 help: # this list
 	@awk -F ':.*# ' '/^[a-z-]+:.*# / { printf "%-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench: $(READY) # what a step costs against Mist's own, into bench/results.json
 
 readme-figures: $(READY) # write bench/results.json and results-gpu.json into the README
 	$(BIN)/python bench/readme_figures.py
+
+texts: $(READY) # write what people read of the controls, in every face and language, from their table and texts/*.yaml
+	$(BIN)/python -m texts.write
 
 release: $(READY) # build the wheel and ComfyUI's archive into dist/, and check what is in them
 	$(BIN)/python .ci/release.py

@@ -55,6 +55,11 @@ def test_every_room_and_every_file_of_the_engine_is_in_the_table():
     assert rooms | files <= set(in_code(text))
 
 
+def test_every_room_says_what_it_is():
+    rooms = list((ROOT / "mist_attack").rglob("__init__.py"))
+    assert not [named(path) for path in rooms if not ast.get_docstring(ast.parse(path.read_text("utf-8")))]
+
+
 def test_the_worked_examples_change_files_that_are_there():
     text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     changed = re.findall(r"^--- (\S+)$", text, flags=re.M)
