@@ -53,7 +53,7 @@ bench: $(READY) # what a step costs against Mist's own, into bench/results.json
 readme-figures: $(READY) # write bench/results.json and results-gpu.json into the README
 	$(BIN)/python bench/readme_figures.py
 
-texts: $(READY) # the words of every face and the tables of controls, from the table of controls and texts/*.yaml
+texts: $(READY) # write what people read of the controls, in every face and language, from their table and texts/*.yaml
 	$(BIN)/python -m texts.write
 
 release: $(READY) # build the wheel and ComfyUI's archive into dist/, and check what is in them

@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 WEIGHTS = tuple(f"mist_attack/demo/seed{seed}/*/*.safetensors" for seed in (0, 1))
 DATA = ("mist_attack/presets.yaml", "mist_attack/hosts/headless/sd_v1/unet/config.json")
-NEVER = ("*/tests/*", "tests/*", "training/*", "*results*.json", "*.pyc", "*.ckpt", ".*", "*/.*")
+NEVER = ("*/tests/*", "tests/*", "texts/*", "training/*", "*results*.json", "*.pyc", "*.ckpt", ".*", "*/.*")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -53,6 +54,11 @@ def test_every_room_and_every_file_of_the_engine_is_in_the_table():
     rooms = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
     files = {path.name for path in package.glob("*.py") if not path.name.startswith("__")}
     assert rooms | files <= set(in_code(text))
+
+
+def test_every_room_says_what_it_is():
+    rooms = list((ROOT / "mist_attack").rglob("__init__.py"))
+    assert not [named(path) for path in rooms if not ast.get_docstring(ast.parse(path.read_text("utf-8")))]
 
 
 def test_the_worked_examples_change_files_that_are_there():
@@ -138,10 +144,12 @@ def test_commits_are_checked_by_the_linters_of_make_lint():
     }
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
 def test_make_alone_lists_every_target_with_a_line():
-    done = subprocess.run(["make", "-C", str(ROOT), "--no-print-directory"], capture_output=True, text=True)
-    if done.returncode == 127 or not done.stdout:
-        pytest.skip("no make here")
-    listed = {line.split(maxsplit=1)[0] for line in done.stdout.splitlines() if len(line.split(maxsplit=1)) == 2}
-    (phony,) = re.findall(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text("utf-8"), flags=re.M)
-    assert listed == set(phony.split())
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    assert ".DEFAULT_GOAL := help\n" in makefile  # and so `make` alone is `make help`, which cannot build anything here
+    command = ["make", "-C", str(ROOT), "--no-print-directory", "help"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    listed = {line.split(maxsplit=1)[0] for line in lines if len(line.split(maxsplit=1)) == 2}
+    (phony,) = re.findall(r"^\.PHONY: (.*)", makefile, flags=re.M)
+    assert listed == set(phony.split()) and len(lines) == len(listed)

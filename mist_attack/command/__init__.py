@@ -1,0 +1,1 @@
+"""The headless command, `mist`: from flags to what is done."""

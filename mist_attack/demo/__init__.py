@@ -1,0 +1,1 @@
+"""The demo models, and the pictures and the contact sheet of `make demo`."""

@@ -1,0 +1,1 @@
+"""Who implements `Surrogate`: an adapter for each host, which imports that host alone."""

@@ -1,4 +1,4 @@
-"""A picture file in, the protected picture file out: size, alpha, colour profile and metadata stay.
+"""A picture file in, as the engine takes it: pixels in [0, 1], and beside them what goes back into the file.
 
 What a file becomes; what is not RGB or RGBA of 8 bits is told in `Picture.notices`:
 

@@ -1,0 +1,1 @@
+"""What adapters do to a model that is lent, and undo on every exit. Knows no host."""

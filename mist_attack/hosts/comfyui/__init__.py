@@ -1,0 +1,1 @@
+"""ComfyUI: the model that a graph holds."""

@@ -1,0 +1,1 @@
+"""No host: a checkpoint from the disk, through diffusers."""

@@ -1,0 +1,1 @@
+"""Running ComfyUI servers that have our nodes, as runners."""
