@@ -122,7 +122,7 @@ def protect(request: ProtectRequest) -> ProtectResponse:
         others = {name: pictures.as_pil(pictures.decoded(name, text)) for name, text in others.items() if text}
         with _queued(_task(request.force_task_id)):
             outcome = protect_picture(pictures.as_pil(picture), settings, output_size=size, **others)
-    return _answer(outcome, picture, with_difference=request.include_difference)
+        return _answer(outcome, picture, with_difference=request.include_difference)
 
 
 def _refuse_unknown(request: ProtectRequest) -> None:
