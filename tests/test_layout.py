@@ -6,8 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from mist_attack.needs import Objective
+from mist_attack.settings import Gradient
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mist_attack"
@@ -75,6 +79,17 @@ def test_what_the_web_ui_face_takes_from_the_engine_is_there(path):
             for alias in node.names:
                 known = hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}")
                 assert known, ast.unparse(node)
+
+
+@pytest.mark.parametrize("folder", ["mist_attack", "nodes", "mist_webui", "bench", "training", "scripts"])
+def test_no_code_asks_for_the_name_of_an_objective_or_a_gradient(folder):
+    """What they need is in tables, `needs.NEEDS` and `objectives.ESTIMATES`; a new one has no other place to visit."""
+    names = {*get_args(Objective), *get_args(Gradient)}
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            compared = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+            words = {part.value for x in compared for part in ast.walk(x) if isinstance(part, ast.Constant)}
+            assert not words & names, f"{path}: {ast.unparse(node)}"
 
 
 def test_importing_does_nothing():
