@@ -15,7 +15,7 @@ from fakes import comfyui_pack
 from fakes.toy import ToySurrogate
 from PIL import Image
 
-from mist_attack.protect import protect
+from mist_attack.protection import protect
 from mist_attack.settings import Controls, preset_names, resolve
 from mist_attack.targets import target_names
 

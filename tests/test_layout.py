@@ -109,6 +109,28 @@ assert not {{"diffusers", "transformers", "comfy", "gradio", "modules"}} & set(s
     assert done.stdout == "" and done.stderr == ""
 
 
+@pytest.mark.parametrize("first", ["", "import mist_attack.settings, mist_attack.report, mist_attack.protection"])
+def test_the_package_offers_what_a_program_needs_and_loads_it_when_asked(first):
+    """Whichever modules were imported before: no module has the name of what is offered."""
+    script = f"""
+import sys, mist_attack
+assert "torch" not in sys.modules
+{first}
+from mist_attack import protect, Settings, resolve, Report
+from mist_attack import protection, report, settings
+assert (protect, Report, Settings, resolve) == (protection.protect, report.Report, settings.Settings, settings.resolve)
+assert mist_attack.protect is protect and {{"protect", "Settings", "resolve", "Report"}} <= set(dir(mist_attack))
+try:
+    mist_attack.protected
+except AttributeError as error:
+    assert "protected" in str(error)
+else:
+    raise AssertionError
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_hosts_are_made_to_install_omegaconf_alone():
     lines = [line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text("utf-8").splitlines()]
     names = [re.match(r"[A-Za-z0-9._-]+", line).group() for line in lines if line]
