@@ -41,7 +41,7 @@ def main(wanted):
 
     from mist_attack.bench.ratios import ratio
     from mist_attack.hosts.comfyui.adapter import ComfySurrogate
-    from mist_attack.protect import protect
+    from mist_attack.protection import protect
     from mist_attack.settings import Settings
 
     with torch.inference_mode():

@@ -6,12 +6,16 @@ levels are uint8, those of the 8-bit file.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from .errors import BudgetError
 from .randomness import uniform
-from .settings import Settings
+
+if TYPE_CHECKING:
+    from .settings import Settings
 
 TONE_TOLERANCE = 0.02 / 255
 TONE_ROUNDS = 50

@@ -12,7 +12,7 @@ from .budget import to_levels
 from .errors import PictureError
 from .loss import PictureLoss
 from .needs import possible
-from .protect import check, objectives_for, prompt_for
+from .protection import check, objectives_for, prompt_for
 from .randomness import integers, normal, seeded
 from .report import psnr, ssim
 from .settings import Settings

@@ -125,7 +125,7 @@ def protect(request: ProtectRequest) -> ProtectResponse:
         }
         with _queued(_task(request.force_task_id)):
             outcome = protect_picture(pictures.as_pil(picture), settings, output_size=size, **others)
-    return _answer(outcome, picture, with_difference=request.include_difference)
+        return _answer(outcome, picture, with_difference=request.include_difference)
 
 
 def _refuse_unknown(request: ProtectRequest) -> None:

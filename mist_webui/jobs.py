@@ -18,7 +18,7 @@ from mist_attack.hosts.detect import loaded_model
 from mist_attack.pictures.checking import check_saved
 from mist_attack.pictures.masks import as_mask
 from mist_attack.pictures.reading import MAX_PIXELS, from_u8, to_u8
-from mist_attack.protect import protect
+from mist_attack.protection import protect
 from mist_attack.report import Report
 from mist_attack.settings import Settings
 

@@ -115,7 +115,7 @@ def _protect_each(
     pictures: Tensor, mask: Tensor | None, target: Tensor | None, surrogate: Any, settings: Any, conditioning: Any
 ) -> tuple[Tensor, list[Report]]:
     """Picture by picture, so that one bar runs over the batch; all are checked before the first."""
-    from ..mist_attack.protect import check, protect
+    from ..mist_attack.protection import check, protect
 
     target = None if target is None else to_engine(target[:1])
     masks = check(pictures, mask, target)

@@ -9,7 +9,7 @@ from fakes import comfy, comfyui_pack
 from torch import nn
 
 from mist_attack.errors import CheckpointError
-from mist_attack.protect import protect
+from mist_attack.protection import protect
 from mist_attack.settings import Settings
 
 comfy.install()

@@ -13,6 +13,7 @@ from fakes.command import draw, files, levels_of, mist
 from PIL import Image, PngImagePlugin
 
 from mist_attack.errors import SettingsError
+from mist_attack.gallery import task
 from mist_attack.runners.comfyui_remote import client, graph
 from mist_attack.runners.comfyui_remote.client import Server, UnreachableError, is_loopback
 from mist_attack.runners.comfyui_remote.runner import graph_for
@@ -58,6 +59,16 @@ def test_a_mask_and_a_target_are_sent_and_the_budget_is_checked_here(comfy, caps
     comfy.shift = 40
     Path("in/a.mask.png").unlink()
     assert protect(comfy) == 1 and files("out") == []
+
+
+def test_a_file_that_breaks_the_promise_is_not_saved(comfy, capsys, monkeypatch):
+    real = task.encode_picture
+    monkeypatch.setattr(
+        task, "encode_picture", lambda path, images, *rest, **more: real(path, 1 - images, *rest, **more)
+    )
+    draw("in/a.png")
+    assert protect(comfy) == 1 and files("out") == []
+    assert "a value moves by" in capsys.readouterr().err
 
 
 def test_built_in_targets_are_the_hosts_own():

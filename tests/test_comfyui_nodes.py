@@ -1,5 +1,6 @@
 """What the nodes promise, on fakes of both hosts and a toy model; real hosts are in tests/host/comfyui/."""
 
+import importlib
 import json
 import sys
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from fakes.toy import ToySurrogate
 from PIL import Image
 
 from mist_attack.controls import BY_NAME, CONTROLS
-from mist_attack.protect import protect
+from mist_attack.protection import protect
 from mist_attack.settings import Controls, preset_controls, preset_names, resolve
 from mist_attack.targets import target_names
 
@@ -165,6 +166,13 @@ def test_the_result_is_the_engines_own(host, mode):
     assert torch.equal(result, expected.movedim(1, -1))
     assert not torch.equal(result, image)
     assert torch.equal(result, protected(host, image, mode=mode))
+
+
+def test_a_result_that_breaks_its_budget_is_refused(host, monkeypatch):
+    engine = importlib.import_module(f"{host.module.__name__}.mist_attack.budget")
+    monkeypatch.setattr(engine.Linf, "quantize", lambda self, x: 255 - (self.x0 * 255).round().byte())
+    with pytest.raises(Exception, match="a value moves by"):
+        protected(host, picture())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])

@@ -9,7 +9,7 @@ from PIL import Image
 from mist_attack.demo import contact_sheet, generated
 from mist_attack.demo.pictures import main as write_pictures
 from mist_attack.hosts.headless import checkpoints, diffusers
-from mist_attack.protect import protect
+from mist_attack.protection import protect
 from mist_attack.settings import Settings
 from mist_attack.targets import pattern
 from training import judge

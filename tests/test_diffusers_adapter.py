@@ -204,7 +204,7 @@ def test_the_schedule_is_stable_diffusions():
 
 
 def test_an_autoencoder_alone_serves_the_textural_objective(tiny, tmp_path):
-    from mist_attack.protect import protect
+    from mist_attack.protection import protect
     from mist_attack.settings import Settings
 
     _, (_, vae, _), _ = tiny

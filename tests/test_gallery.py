@@ -8,11 +8,12 @@ import shutil
 import signal
 import sys
 import types
-from dataclasses import make_dataclass
+from dataclasses import make_dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fakes.command import Model, draw, files, levels_of, mist, toy_model  # noqa: F401
 from PIL import Image
 
@@ -24,6 +25,8 @@ from mist_attack.gallery.manifest import MANIFEST, Ledger
 from mist_attack.gallery.selection import select
 from mist_attack.hosts.headless import diffusers
 from mist_attack.pictures.reading import read_bytes
+from mist_attack.runners import ray
+from mist_attack.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("toy_model")
 QUICK = ("--steps", 1)
@@ -624,3 +627,68 @@ def test_a_setting_that_a_later_version_adds_leaves_finished_galleries_alone(com
         monkeypatch.setattr(controls, "Settings", made)
         assert mist("protect", "in", "--out", "plain", "--steps", 1) == 0
         assert sorted(computed) == done
+
+
+@pytest.fixture
+def wrong_files(monkeypatch):
+    """An encoder that writes other pixels than it is given; and where they land."""
+    real = task.encode_picture
+
+    def encode(path, images, picture, **options):
+        return real(path, images.clone().add_(40 / 255).clamp_(0, 1), picture, **options)
+
+    monkeypatch.setattr(task, "encode_picture", encode)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "webp", "bmp"])
+def test_a_file_that_breaks_the_promise_is_not_saved(wrong_files, capsys, suffix):
+    draw(f"in/a.{suffix}")
+    assert protect(f"in/a.{suffix}") == 1 and files("out") == []
+    assert "a value moves by" in capsys.readouterr().err
+
+
+def test_a_file_that_breaks_the_mask_is_not_saved(monkeypatch, capsys):
+    """By one level of one value, which the strength would allow."""
+    real = task.encode_picture
+
+    def encode(path, images, picture, **options):
+        nudged = images.clone()
+        nudged[0, 0, 0, 0] = picture.images[0, 0, 0, 0] + (1 if picture.images[0, 0, 0, 0] < 0.5 else -1) / 255
+        return real(path, nudged, picture, **options)
+
+    monkeypatch.setattr(task, "encode_picture", encode)
+    draw("in/a.png"), draw("in/b.png")
+    Image.new("L", (40, 24), 255).save("in/a.mask.png")
+    black = Image.new("L", (40, 24), 255)
+    black.putpixel((0, 0), 0)
+    black.save("in/b.mask.png")
+    assert protect("in") == 2 and files("out") == ["a.png"]
+    assert "moves by" in capsys.readouterr().err
+
+
+def test_a_file_that_loses_its_transparency_is_not_saved(monkeypatch, capsys):
+    real = task.encode_picture
+
+    def encode(path, images, picture, **options):
+        return real(path, images, replace(picture, alpha=None), **options)
+
+    monkeypatch.setattr(task, "encode_picture", encode)
+    draw("in/a.png", mode="RGBA")
+    assert protect("in") == 0
+    Image.new("RGBA", (40, 24), (90, 90, 90, 120)).save("in/b.png")
+    assert protect("in") == 2 and files("out") == ["a.png"]
+    assert "transparency is not the original's" in capsys.readouterr().err
+
+
+def test_a_lossy_file_makes_no_such_promise(wrong_files):
+    draw("in/a.jpg")
+    assert protect("in/a.jpg", "--format", "jpeg") == 0
+
+
+def test_a_workers_file_is_checked_on_the_worker(wrong_files):
+    worker = ray.Worker(ray.Spec("toy", None, "float32", torch.get_num_threads(), None))
+    worker.model = task.Model(Model())
+    data = read_bytes(draw("in/a.png"))
+    wanted = task.Task("a.png", Path("in/a.png"), data, Settings(steps=1, working_size=64))
+    result, error, again, fatal = worker.protect(wanted)
+    assert result is None and "a value moves by" in error and not (again or fatal)

@@ -6,8 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from mist_attack.needs import Objective
+from mist_attack.settings import Gradient
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mist_attack"
@@ -77,6 +81,17 @@ def test_what_the_web_ui_face_takes_from_the_engine_is_there(path):
                 assert known, ast.unparse(node)
 
 
+@pytest.mark.parametrize("folder", ["mist_attack", "nodes", "mist_webui", "bench", "training", "scripts"])
+def test_no_code_asks_for_the_name_of_an_objective_or_a_gradient(folder):
+    """What they need is in tables, `needs.NEEDS` and `objectives.ESTIMATES`; a new one has no other place to visit."""
+    names = {*get_args(Objective), *get_args(Gradient)}
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            compared = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+            words = {part.value for x in compared for part in ast.walk(x) if isinstance(part, ast.Constant)}
+            assert not words & names, f"{path}: {ast.unparse(node)}"
+
+
 def test_importing_does_nothing():
     modules = [f"mist_attack.{path.stem}" for path in ENGINE if path.stem != "__init__"]
     script = f"""
@@ -92,6 +107,28 @@ assert not {{"diffusers", "transformers", "comfy", "gradio", "modules"}} & set(s
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "" and done.stderr == ""
+
+
+@pytest.mark.parametrize("first", ["", "import mist_attack.settings, mist_attack.report, mist_attack.protection"])
+def test_the_package_offers_what_a_program_needs_and_loads_it_when_asked(first):
+    """Whichever modules were imported before: no module has the name of what is offered."""
+    script = f"""
+import sys, mist_attack
+assert "torch" not in sys.modules
+{first}
+from mist_attack import protect, Settings, resolve, Report
+from mist_attack import protection, report, settings
+assert (protect, Report, Settings, resolve) == (protection.protect, report.Report, settings.Settings, settings.resolve)
+assert mist_attack.protect is protect and {{"protect", "Settings", "resolve", "Report"}} <= set(dir(mist_attack))
+try:
+    mist_attack.protected
+except AttributeError as error:
+    assert "protected" in str(error)
+else:
+    raise AssertionError
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_hosts_are_made_to_install_omegaconf_alone():

@@ -6,7 +6,7 @@ from fakes.adapters import ADAPTERS, HAS_DTYPES, HERE
 from fakes.toy import ToySurrogate
 
 from mist_attack.evaluation import compare, img2img
-from mist_attack.protect import protect
+from mist_attack.protection import protect
 from mist_attack.settings import Settings
 
 WAYS = {

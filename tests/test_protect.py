@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mist_attack import budget
-from mist_attack import protect as protection
+from mist_attack import budget, protection
 from mist_attack.budget import CappedL2, Linf, to_levels, to_unit
 from mist_attack.errors import BudgetError, PictureError, SettingsError, Stop
 from mist_attack.needs import NEEDS, Objective, possible
-from mist_attack.protect import protect
+from mist_attack.protection import protect
 from mist_attack.settings import Direction, Gradient, Settings, ViewKind, preset_names, resolve
 from mist_attack.views import plan
 

@@ -33,7 +33,7 @@ from mist_attack.errors import CheckpointError, MistError
 from mist_attack.gallery import task
 from mist_attack.hosts.headless import checkpoints
 from mist_attack.pictures.reading import MAX_BYTES, MAX_PIXELS
-from mist_attack.protect import protect
+from mist_attack.protection import protect
 from mist_attack.settings import LIMITS, Settings
 
 PAGE = Path(__file__).parents[1] / "docs" / "security.md"
@@ -483,7 +483,7 @@ def pack(monkeypatch, tmp_path):
     adapter = ModuleType(f"{module.__name__}.mist_attack.hosts.comfyui.adapter")
     adapter.ComfySurrogate = HostModel
     monkeypatch.setitem(sys.modules, adapter.__name__, adapter)
-    engine = importlib.import_module(f"{module.__name__}.mist_attack.protect")
+    engine = importlib.import_module(f"{module.__name__}.mist_attack.protection")
     own_protect = engine.protect
     quick = lambda images, model, wanted, **more: own_protect(  # noqa: E731
         images, model, dataclasses.replace(wanted, steps=1, working_size=64, view="whole"), **more

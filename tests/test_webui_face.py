@@ -10,6 +10,7 @@ import pytest
 import torch
 from fakes import webui_face
 from fakes.webui_face import QUICK, face, interrupt_at, painting, shift
+from fastapi import HTTPException
 from PIL import Image
 
 from mist_attack.controls import CONTROLS
@@ -293,6 +294,14 @@ def encoded(image):
 def ask(**body):
     request = {"image": encoded(painting()), "settings": QUICK} | body
     return face.api.protect(face.api.ProtectRequest(**request))
+
+
+def test_the_api_gives_out_no_picture_that_breaks_its_budget(monkeypatch):
+    real = face.jobs.to_u8
+    monkeypatch.setattr(face.jobs, "to_u8", lambda images: real(images) ^ 64)
+    with pytest.raises(HTTPException) as raised:
+        ask()
+    assert raised.value.status_code == 500 and "a value moves by" in raised.value.detail
 
 
 def test_the_api_answers_with_a_lossless_picture_and_a_report(shared):

@@ -9,11 +9,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from fakes import webui_face
 from fakes.webui_face import QUICK, face, interrupt_at, painting, shift
 from PIL import Image
 
 from mist_attack.errors import CheckpointError, SettingsError
+from mist_attack.pictures.reading import read_mask
 from mist_attack.settings import Controls, Settings, preset_controls, preset_names
 
 ROOT = Path(__file__).parent.parent
@@ -85,6 +87,31 @@ def test_the_tab_saves_a_protected_png_with_infotext(shared, tmp_path):
     assert 0 < moved.max() <= 8 and moved[..., 3].max() == 0 and difference.size == picture.size
     assert "PSNR" in report and log == "" and shared.state.previews >= 1
     assert shared.state.current_latent == "a stale latent" and shared.state.sampling_steps == 0
+
+
+def test_a_picture_that_breaks_its_budget_is_neither_shown_nor_saved(shared, tmp_path, monkeypatch):
+    real = face.jobs.to_u8
+    monkeypatch.setattr(face.jobs, "to_u8", lambda images: real(images) ^ 64)
+    gallery, _, log = in_the_tab(painting())
+    assert gallery is None and "a value moves by" in log
+    assert not list((tmp_path / "saved").glob("*"))
+
+
+@pytest.mark.parametrize(("mode", "size"), [("LA", (64, 64)), ("LA", (16, 16)), ("L", (32, 96)), ("RGBA", (256, 256))])
+def test_a_mask_means_the_same_in_the_tab_and_as_a_file(tmp_path, monkeypatch, mode, size):
+    """Alone, and with a painted one over it that allows all."""
+    seen = []
+    real = face.jobs.protect
+    monkeypatch.setattr(face.jobs, "protect", lambda *args, mask, **more: seen.append(mask) or real(*args, **more))
+    mask = Image.fromarray(
+        np.random.default_rng(1).integers(0, 256, (*size[::-1], len(mode)), np.uint8).squeeze(), mode
+    )
+    mask.save(tmp_path / "mask.png")
+    in_the_tab(painting(), mask=mask, save=False)
+    in_the_tab({"image": painting(), "mask": Image.new("RGBA", (64, 64), "white")}, mask=mask, save=False)
+    expected, _ = read_mask(tmp_path / "mask.png", 64, 64)
+    assert torch.equal(seen[0], expected)
+    assert torch.equal(seen[1], expected.mul(255).round() / 255)  # painted masks have 8 bits
 
 
 def test_an_interrupted_picture_is_shown_and_not_saved(shared, tmp_path):

@@ -24,7 +24,7 @@ from mist_attack.evaluation import img2img, reconstruct
 from mist_attack.hosts.headless import diffusers
 from mist_attack.hosts.headless.checkpoints import demo_models, find_checkpoint
 from mist_attack.pictures.reading import to_u8
-from mist_attack.protect import objectives_for, protect
+from mist_attack.protection import objectives_for, protect
 from mist_attack.settings import Settings
 from mist_attack.targets import pattern
 from mist_attack.views import plan

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..hosts.borrowing import heap
 from ..hosts.borrowing.lending import instance_attributes
 from ..hosts.headless.diffusers import DiffusersSurrogate, recomputed
-from ..needs import NEEDS
+from ..needs import NEEDS, Objective
 from ..objectives import MIST_LATENTS
 
 RATE = 10_000.0  # 10^(fusion weight 1 + 3)
@@ -34,7 +34,9 @@ class MistV1:
     prompt: encodes the prompt, (1, tokens, width). objective: "fused" or "textural".
     """
 
-    def __init__(self, surrogate: DiffusersSurrogate, target: Tensor, prompt: Prompt, objective: str = "fused") -> None:
+    def __init__(
+        self, surrogate: DiffusersSurrogate, target: Tensor, prompt: Prompt, objective: Objective = "fused"
+    ) -> None:
         self.vae, self.unet = surrogate.vae, _unet(surrogate)
         self.alphas = 1 / (1 + surrogate.sigmas.square())  # cumulative products
         self.target, self.prompt, self.objective = target, prompt, objective
@@ -78,7 +80,9 @@ class MistV1Once(MistV1):
     """The same function, random draws included, in fewer passes: each picture is encoded once a step, and the target
     once. For what the steps reach, where their cost is not asked."""
 
-    def __init__(self, surrogate: DiffusersSurrogate, target: Tensor, prompt: Prompt, objective: str = "fused") -> None:
+    def __init__(
+        self, surrogate: DiffusersSurrogate, target: Tensor, prompt: Prompt, objective: Objective = "fused"
+    ) -> None:
         super().__init__(surrogate, target, prompt, objective)
         with torch.no_grad():
             self.known = target, super()._posterior(target)

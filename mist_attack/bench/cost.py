@@ -15,7 +15,7 @@ from ..hosts.headless.diffusers import DiffusersSurrogate
 from ..loss import PictureLoss
 from ..objectives import ESTIMATES
 from ..pgd import pgd
-from ..protect import objectives_for, prompt_for
+from ..protection import objectives_for, prompt_for
 from ..settings import Settings
 from ..surrogate import Surrogate
 from ..targets import pattern

@@ -16,7 +16,7 @@ from ..budget import to_levels
 from ..errors import SettingsError
 from ..hosts.headless.diffusers import DiffusersSurrogate
 from ..loss import PictureLoss
-from ..protect import objectives_for, protect
+from ..protection import objectives_for, protect
 from ..settings import Settings, resolve
 from ..surrogate import Objective, Surrogate
 from ..targets import pattern

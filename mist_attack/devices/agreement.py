@@ -11,7 +11,7 @@ from ..budget import Linf
 from ..loss import PictureLoss
 from ..objectives import Amortised, Fused, LatentObjective, Semantic
 from ..pgd import pgd
-from ..protect import objectives_for, prompt_for
+from ..protection import objectives_for, prompt_for
 from ..settings import Settings
 from ..surrogate import Surrogate
 from ..views import plan

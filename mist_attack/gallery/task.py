@@ -19,7 +19,7 @@ from ..pgd import OnStep
 from ..pictures.checking import check_saved
 from ..pictures.reading import Picture, read_mask, read_picture
 from ..pictures.writing import encode_picture
-from ..protect import protect
+from ..protection import protect
 from ..report import Report
 from ..settings import Settings
 from ..surrogate import Surrogate, out_of_memory

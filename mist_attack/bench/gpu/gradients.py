@@ -12,7 +12,7 @@ from ...devices.agreement import agreement, agrees, step_gradient
 from ...hosts.headless import diffusers
 from ...hosts.headless.checkpoints import find_checkpoint
 from ...needs import NEEDS
-from ...protect import protect
+from ...protection import protect
 from ...settings import Settings
 from .check import Check, Row, row
 

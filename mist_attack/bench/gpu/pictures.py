@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from ...hosts.headless.diffusers import DiffusersSurrogate
-from ...protect import protect
+from ...protection import protect
 from ...settings import Settings, preset_descriptions, resolve
 from ..meters import peak_bytes, waited
 from ..models import random_sd_v1
