@@ -201,7 +201,7 @@ def test_a_patch_that_brings_inference_tensors_is_watched(lent, surrogate, seen)
 
 def test_a_forward_that_is_begun_again_has_all_that_it_was_given():
     """The host takes the controls out of their list."""
-    from mist_attack.hosts.comfyui.lent import freed_of_aliases
+    from mist_attack.hosts.comfyui.changes import freed_of_aliases
 
     with torch.inference_mode():
         kept = torch.full((1,), 3.0)

@@ -18,10 +18,9 @@ from fakes.command import Model, draw, files, levels_of, mist, toy_model  # noqa
 from PIL import Image
 
 from mist_attack import controls
-from mist_attack.controls import Settings
 from mist_attack.errors import CheckpointError, SettingsError
 from mist_attack.gallery import request, task
-from mist_attack.gallery.manifest import MANIFEST, Ledger
+from mist_attack.gallery.manifest import MANIFEST, Manifest
 from mist_attack.gallery.selection import select
 from mist_attack.hosts.headless import diffusers
 from mist_attack.pictures.reading import read_bytes
@@ -452,9 +451,9 @@ def test_a_second_signal_does_not_cut_winding_up_short(monkeypatch, handlers, ca
         os.kill(os.getpid(), signal.SIGTERM)
         leave(self, name)
 
-    leave = Ledger.leave
+    leave = Manifest.leave
     monkeypatch.setattr(task, "protected", told_to_end)
-    monkeypatch.setattr(Ledger, "leave", told_again)
+    monkeypatch.setattr(Manifest, "leave", told_again)
     draw("in/a.png")
     assert protect("in") == 130 and "interrupted" in capsys.readouterr().err
     assert not list(Path("out/.mist/begun").iterdir())

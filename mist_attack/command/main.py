@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..gallery.journal import Say
-    from ..gallery.request import Order, Policy
+    from ..gallery.request import Policy, Request
     from ..runners.choice import RunnerOptions
 
 __all__ = ["THEIRS", "main"]
@@ -81,31 +81,31 @@ def _protect(options: argparse.Namespace) -> int:
 
     say = _silent if options.quiet else _say
     computing = runner_options(options)
-    order, policy = _request(options)
-    places.check(order, options)
-    if order.lossy_quality is not None:
+    request, policy = _request(options)
+    places.check(request, options)
+    if request.lossy_quality is not None:
         _complain(JPEG_WARNING)
     if options.dry_run:
-        return _dry_run(computing, order, policy, say)
+        return _dry_run(computing, request, policy, say)
     from ..gallery import run
 
-    runner = choice.runner_for(computing, order, say, _complain)
-    order = replace(order, model_key=choice.model_key(computing))
-    return _exit_code(run.run(order, runner, policy, report=options.report, say=say, complain=_complain))
+    runner = choice.runner_for(computing, request, say, _complain)
+    request = replace(request, model_key=choice.model_key(computing))
+    return _exit_code(run.run(request, runner, policy, report=options.report, say=say, complain=_complain))
 
 
-def _request(options: argparse.Namespace) -> tuple[Order, Policy]:
+def _request(options: argparse.Namespace) -> tuple[Request, Policy]:
     if theirs(options):
         from ..gallery.request import Policy
         from . import mist_v1
 
-        return mist_v1.order_for(options), Policy()
+        return mist_v1.request_for(options), Policy()
     from . import native
 
-    return native.order_for(options), native.policy_for(options)
+    return native.request_for(options), native.policy_for(options)
 
 
-def _dry_run(computing: RunnerOptions, order: Order, policy: Policy, say: Say) -> int:
+def _dry_run(computing: RunnerOptions, request: Request, policy: Policy, say: Say) -> int:
     from ..gallery import estimate
     from ..runners import choice
     from ..runners.comfyui_remote.options import RemoteOptions
@@ -113,13 +113,13 @@ def _dry_run(computing: RunnerOptions, order: Order, policy: Policy, say: Say) -
 
     load = None
     try:
-        order = replace(order, model_key=choice.model_key(computing))
+        request = replace(request, model_key=choice.model_key(computing))
         if not isinstance(computing, RemoteOptions):
-            load = loader(computing.model, order.target, _silent, _complain)
+            load = loader(computing.model, request.target, _silent, _complain)
     except MistError as error:
         _complain(f"no estimate of time and memory: {error}")
     workers = getattr(computing, "workers", None) or 1
-    return _exit_code(estimate.tell(order, policy, load, workers, say, _complain))
+    return _exit_code(estimate.tell(request, policy, load, workers, say, _complain))
 
 
 def _exit_code(statuses: list[str]) -> int:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..errors import PictureError, SettingsError
 from ..gallery.naming import Work, inside, works_for
-from ..gallery.request import Order
+from ..gallery.request import Request
 from ..gallery.selection import Passed, selection_in
 from ..pictures.reading import MAX_PIXELS, Picture, from_u8, require_readable, to_u8
 from ..settings import Settings, resolve
@@ -43,7 +43,7 @@ DEFAULTS: dict[str, Any] = {
 RANGES = {"block_num": (1, 64), "input_size": (64, 8192)}
 
 
-def order_for(options: argparse.Namespace) -> Order:
+def request_for(options: argparse.Namespace) -> Request:
     """What Mist would have done. Raises SettingsError."""
     chosen = {name: _or(getattr(options, name), default) for name, default in DEFAULTS.items()}
     for name, (low, high) in RANGES.items():
@@ -57,7 +57,7 @@ def order_for(options: argparse.Namespace) -> Order:
     if mask:
         require_readable(mask)
     works, passed = _works(chosen, settings.steps)
-    return Order(
+    return Request(
         works=works,
         passed=passed,
         settings=settings,

@@ -1,4 +1,4 @@
-"""From our own flags to an order and a policy (the flags themselves are in flags.py)."""
+"""From our own flags to a request and a policy (the flags themselves are in flags.py)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import SettingsError
 from ..gallery.manifest import known_results, sha256
 from ..gallery.naming import Folders, Work, with_companions, works_for
 from ..gallery.paths import require_no_root
-from ..gallery.request import Order, Policy
+from ..gallery.request import Policy, Request
 from ..gallery.selection import Source, selection
 from ..gallery.storage import Bucket, Folder
 from ..pictures.reading import read_bytes, read_target, require_readable
@@ -20,7 +20,7 @@ from ..targets import target_names
 from .flags import FORMATS, OWN_CONTROLS, SHARED_CONTROLS
 
 
-def order_for(options: argparse.Namespace) -> Order:
+def request_for(options: argparse.Namespace) -> Request:
     """Raises SettingsError, PictureError for a target, and OutputError for a manifest that is not ours."""
     if not options.inputs or not options.out:
         raise SettingsError("Expected pictures and a folder for the results: mist protect PICTURE... --out DIR")
@@ -40,7 +40,7 @@ def order_for(options: argparse.Namespace) -> Order:
         require_readable(options.mask_file)
     folders: Folders = {}
     part, works = _shard(options.shard, works, root)
-    return Order(
+    return Request(
         works=[with_companions(work, folders) for work in works],
         passed=meant.passed,
         settings=_settings(options, named_target=None if target else options.target),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError, OutputError, SettingsError
 from ..gallery import manifest, paths
-from ..gallery.request import Order
+from ..gallery.request import Request
 from ..gallery.selection import lists
 from ..gallery.storage import Folder
 from ..hosts.headless import checkpoints
@@ -18,26 +18,26 @@ from .native import target_file
 Uses = list[tuple[Path, str]]
 
 
-def check(order: Order, options: argparse.Namespace) -> None:
+def check(request: Request, options: argparse.Namespace) -> None:
     """Before anything is computed. Raises SettingsError and OutputError."""
-    is_here = isinstance(order.storage, Folder)
-    results = [(work.output, "a result") for work in order.works if is_here and not work.refused]
+    is_here = isinstance(request.storage, Folder)
+    results = [(work.output, "a result") for work in request.works if is_here and not work.refused]
     report = [(options.report, "the report")] if options.report else []
     _require_writable({path.parent for path, _ in results}, "--out")
     _require_writable({path.parent for path, _ in report}, "--report")
-    paths.require_apart(_read(order, options), [*results, *report])
-    if is_here and order.remembers:
-        _require_not_kept(order.root, [*results, *report])
+    paths.require_apart(_read(request, options), [*results, *report])
+    if is_here and request.remembers:
+        _require_not_kept(request.root, [*results, *report])
     if options.report:
         paths.require_report(options.report)
 
 
-def _read(order: Order, options: argparse.Namespace) -> Uses:
-    read = [(work.source, "an input") for work in order.works]
-    read += [(work.mask, "a mask") for work in order.works if work.mask]
-    read += [(work.prompt, "a prompt") for work in order.works if work.prompt]
+def _read(request: Request, options: argparse.Namespace) -> Uses:
+    read = [(work.source, "an input") for work in request.works]
+    read += [(work.mask, "a mask") for work in request.works if work.mask]
+    read += [(work.prompt, "a prompt") for work in request.works if work.prompt]
     read += [(path, "a list") for path in lists(options.inputs)]
-    named = {"the mask": order.mask, "the settings file": options.config, "the target": target_file(options.target)}
+    named = {"the mask": request.mask, "the settings file": options.config, "the target": target_file(options.target)}
     named["the checkpoint"] = None if options.engine == "comfyui" else _checkpoint(options.checkpoint)
     return read + [(path, what) for what, path in named.items() if path]
 

@@ -18,9 +18,9 @@ from ..pictures.reading import Picture, require_readable
 from ..settings import Settings
 from ..views import plan
 from .journal import Say, named, tell_passed
-from .manifest import PASSED_OVER, Ledger, NoLedger
+from .manifest import PASSED_OVER, Manifest, NoManifest
 from .naming import Work
-from .request import Order, Policy, name_of, task_for
+from .request import Policy, Request, name_of, task_for
 from .task import Model, Task, attempt, opened, require_encodable
 
 SAMPLES = 3
@@ -37,16 +37,16 @@ class Estimate:
 
 
 def tell(
-    order: Order, policy: Policy, load: Callable[[], Model] | None, workers: int, say: Say, complain: Say
+    request: Request, policy: Policy, load: Callable[[], Model] | None, workers: int, say: Say, complain: Say
 ) -> list[str]:
     """What the run would do, and the statuses that it would return, as far as headers tell. Nothing is written.
     `load` of None: no estimate."""
-    pending, statuses = _pending(order, policy, say, complain)
-    say(f"{len(pending)} picture(s) with {in_words(order.settings)}")
+    pending, statuses = _pending(request, policy, say, complain)
+    say(f"{len(pending)} picture(s) with {in_words(request.settings)}")
     if load is not None and pending:
-        _tell_costs(order, pending, load, workers, say)
-    tell_passed(order.passed, complain)
-    return statuses + [PASSED_OVER] * len(order.passed)
+        _tell_costs(request, pending, load, workers, say)
+    tell_passed(request.passed, complain)
+    return statuses + [PASSED_OVER] * len(request.passed)
 
 
 def in_words(settings: Settings) -> str:
@@ -59,8 +59,8 @@ def in_words(settings: Settings) -> str:
     return ", ".join(f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}" for name, value in shown)
 
 
-def _tell_costs(order: Order, pending: list[Work], load: Callable[[], Model], workers: int, say: Say) -> None:
-    found = measure(order, pending, load)
+def _tell_costs(request: Request, pending: list[Work], load: Callable[[], Model], workers: int, say: Say) -> None:
+    found = measure(request, pending, load)
     if found is None:
         say("no estimate: none of the pictures tried can be protected")
         return
@@ -69,15 +69,15 @@ def _tell_costs(order: Order, pending: list[Work], load: Callable[[], Model], wo
     say(f"about {_duration(total)} in all ({each}) and {found.peak_bytes / 2**30:.2f} GiB of {found.where}")
 
 
-def _pending(order: Order, policy: Policy, say: Say, complain: Say) -> tuple[list[Work], list[str]]:
+def _pending(request: Request, policy: Policy, say: Say, complain: Say) -> tuple[list[Work], list[str]]:
     """The works that would be begun, and what would become of each."""
-    ledger = Ledger(order.storage, order.part) if order.remembers else NoLedger(order.storage)
+    manifest = Manifest(request.storage, request.part) if request.remembers else NoManifest(request.storage)
     pending: list[Work] = []
     statuses: list[str] = []
-    for work in order.works:
-        name = name_of(order, work)
+    for work in request.works:
+        name = name_of(request, work)
         try:
-            task, facts = task_for(order, work)
+            task, facts = task_for(request, work)
             require_readable(work.source, task.data)
             if task.mask is not None:
                 require_readable(task.mask_path, task.mask)
@@ -86,11 +86,11 @@ def _pending(order: Order, policy: Policy, say: Say, complain: Say) -> tuple[lis
             complain(f"would fail: {named(str(work.source), str(error))}")
             statuses.append("failed")
             continue
-        if not policy.force and ledger.done(name, facts["key"]):
-            say(f"done already: {work.source} -> {order.storage.shown(name)}")
+        if not policy.force and manifest.done(name, facts["key"]):
+            say(f"done already: {work.source} -> {request.storage.shown(name)}")
             statuses.append("skipped")
         elif policy.limit is None or len(pending) < policy.limit:
-            say(f"would protect {work.source} -> {order.storage.shown(name)}")
+            say(f"would protect {work.source} -> {request.storage.shown(name)}")
             pending.append(work)
             statuses.append("protected")
     return pending, statuses
@@ -104,20 +104,20 @@ def _blank(task: Task) -> Picture:
     return Picture(task.source, torch.zeros(1, 3, 1, 1), alpha, Metadata(), ())
 
 
-def measure(order: Order, works: list[Work], load: Callable[[], Model]) -> Estimate | None:
+def measure(request: Request, works: list[Work], load: Callable[[], Model]) -> Estimate | None:
     """Time and memory of protecting `works`, one after the other; None where no sample can be protected.
 
     Raises MistError for what would be the same for every picture."""
     begun = time.perf_counter()
     model = load()
-    costs = [_cost(order, work) for work in works]
+    costs = [_cost(request, work) for work in works]
     ranked = sorted(range(len(works)), key=lambda index: costs[index])
     chosen = sorted({ranked[round(at * (len(ranked) - 1))] for at in np.linspace(0, 1, SAMPLES)}, key=costs.__getitem__)
-    warmed = attempt(_shortened(task_for(order, works[chosen[0]])[0], 1), model)
+    warmed = attempt(_shortened(task_for(request, works[chosen[0]])[0], 1), model)
     if warmed.fatal:
         raise MistError(warmed.error)
     loading = time.perf_counter() - begun
-    known = {costs[index]: seconds for index in chosen if (seconds := _timed(order, works[index], model))}
+    known = {costs[index]: seconds for index in chosen if (seconds := _timed(request, works[index], model))}
     if not known:
         return None
     total = float(np.interp(costs, list(known), list(known.values())).sum())
@@ -125,9 +125,9 @@ def measure(order: Order, works: list[Work], load: Callable[[], Model]) -> Estim
     return Estimate(total + loading, total / len(works), peak, where)
 
 
-def _timed(order: Order, work: Work, model: Model) -> float | None:
+def _timed(request: Request, work: Work, model: Model) -> float | None:
     """Seconds for the whole picture, from two runs of a few steps; None where it fails."""
-    task, _ = task_for(order, work)
+    task, _ = task_for(request, work)
     once, few = _seconds(task, 1, model), FEW_STEPS
     if once is None:
         return None
@@ -149,9 +149,9 @@ def _shortened(task: Task, steps: int) -> Task:
     return replace(task, settings=replace(task.settings, steps=steps))
 
 
-def _cost(order: Order, work: Work) -> float:
+def _cost(request: Request, work: Work) -> float:
     """Grows with what the picture will cost; in pixels."""
-    task, _ = task_for(order, work)
+    task, _ = task_for(request, work)
     if task.prepare is not None:
         picture, settings, _, _ = opened(task)
         height, width = picture.images.shape[2:]

@@ -53,7 +53,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-class Ledger:
+class Manifest:
     """Made by `opened`; names are those of results, relative to the storage's root."""
 
     def __init__(self, storage: Storage, part: str = "") -> None:
@@ -140,7 +140,7 @@ class Ledger:
         return f"{self.state}/begun/{_id(name)}.json"
 
 
-class NoLedger(Ledger):
+class NoManifest(Manifest):
     """Remembers nothing: every picture is new."""
 
     def __init__(self, storage: Storage) -> None:
@@ -175,12 +175,12 @@ class NoLedger(Ledger):
 
 
 @contextmanager
-def opened(storage: Storage, part: str = "") -> Iterator[Ledger]:
-    """The ledger, ours alone, with what a killed run left behind merged."""
+def opened(storage: Storage, part: str = "") -> Iterator[Manifest]:
+    """The manifest, ours alone, with what a killed run left behind merged."""
     with storage.locked(f"{STATE}{part}"):
-        ledger = Ledger(storage, part)
-        ledger.recover()
-        yield ledger
+        manifest = Manifest(storage, part)
+        manifest.recover()
+        yield manifest
 
 
 def is_kept(name: str) -> bool:

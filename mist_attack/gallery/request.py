@@ -27,7 +27,7 @@ FIRST = (
 
 
 @dataclass(frozen=True)
-class Order:
+class Request:
     """All that one command asks for."""
 
     works: list[Work]
@@ -62,15 +62,15 @@ class Policy:
     retries: int = 0
 
 
-def task_for(order: Order, work: Work) -> tuple[Task, dict[str, Any]]:
+def task_for(request: Request, work: Work) -> tuple[Task, dict[str, Any]]:
     """The task, and what its result depends on, as columns of the manifest. Raises PictureError."""
     if work.refused:
         raise PictureError(work.refused)
-    data, settings, mask_path = read_bytes(work.source), order.settings, work.mask or order.mask
+    data, settings, mask_path = read_bytes(work.source), request.settings, work.mask or request.mask
     mask = None if mask_path is None else read_bytes(mask_path)
     if work.prompt:
         settings = replace(settings, prompt=_read_prompt(work.prompt))
-    name = name_of(order, work)
+    name = name_of(request, work)
     task = Task(
         name,
         work.source,
@@ -78,17 +78,17 @@ def task_for(order: Order, work: Work) -> tuple[Task, dict[str, Any]]:
         settings,
         mask,
         mask_path or Path("mask"),
-        order.lossy_quality,
+        request.lossy_quality,
         own_prompt=work.prompt is not None,
-        prepare=order.prepare,
+        prepare=request.prepare,
     )
     facts: dict[str, Any] = {
         "source_sha256": sha256(data),
         "mask_sha256": None if mask is None else sha256(mask),
-        "target_sha256": order.target_sha256,
-        "model_key": order.model_key,
+        "target_sha256": request.target_sha256,
+        "model_key": request.model_key,
         "settings": settings.as_dict(),
-        "lossy_quality": order.lossy_quality,
+        "lossy_quality": request.lossy_quality,
     }
     return task, {**facts, "key": _key(name, facts, settings)}
 
@@ -106,9 +106,9 @@ def _default(field: str) -> Any:
     return next(known.default for known in fields(Settings) if known.name == field)
 
 
-def name_of(order: Order, work: Work) -> str:
+def name_of(request: Request, work: Work) -> str:
     """Of its result, and of its line in the manifest; a refused one has no result, and its source's name serves."""
-    return str(work.source) if work.refused else work.output.relative_to(order.root).as_posix()
+    return str(work.source) if work.refused else work.output.relative_to(request.root).as_posix()
 
 
 def _read_prompt(path: Path) -> str:

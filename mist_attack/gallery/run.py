@@ -11,16 +11,15 @@ from typing import Any
 
 from ..errors import MistError, OutputError
 from ..runners.protocol import Runner
-from . import manifest as ledgers
 from .journal import Journal, Say
-from .manifest import MAX_DEATHS, Ledger, NoLedger, Row, sha256
+from .manifest import MAX_DEATHS, Manifest, NoManifest, Row, opened, sha256
 from .naming import Work
-from .request import Order, Policy, name_of, task_for
+from .request import Policy, Request, name_of, task_for
 from .task import Outcome, Result
 
 
 def run(
-    order: Order,
+    request: Request,
     runner: Runner,
     policy: Policy = Policy(),  # noqa: B008  # frozen
     *,
@@ -35,20 +34,27 @@ def run(
     CheckpointError and DeviceError for the model, and OutputError for the report itself or
     while another run is at work in the same place, pass through.
     """
-    with _ledger(order) as ledger, closing(runner):
-        return _Run(order, runner, policy, ledger, report, say, complain).go()
+    with _manifest(request) as manifest, closing(runner):
+        return _Run(request, runner, policy, manifest, report, say, complain).go()
 
 
-def _ledger(order: Order) -> AbstractContextManager[Ledger]:
-    return ledgers.opened(order.storage, order.part) if order.remembers else nullcontext(NoLedger(order.storage))
+def _manifest(request: Request) -> AbstractContextManager[Manifest]:
+    return opened(request.storage, request.part) if request.remembers else nullcontext(NoManifest(request.storage))
 
 
 class _Run:
     def __init__(
-        self, order: Order, runner: Runner, policy: Policy, ledger: Ledger, report: Path | None, say: Say, complain: Say
+        self,
+        request: Request,
+        runner: Runner,
+        policy: Policy,
+        manifest: Manifest,
+        report: Path | None,
+        say: Say,
+        complain: Say,
     ) -> None:
-        self.order, self.runner, self.policy, self.ledger = order, runner, policy, ledger
-        self.journal = Journal(report, len(order.works), say, complain)
+        self.request, self.runner, self.policy, self.manifest = request, runner, policy, manifest
+        self.journal = Journal(report, len(request.works), say, complain)
         self.queue = deque(self._ordered())
         self.flying: dict[str, tuple[Work, dict[str, Any]]] = {}
         self.tries: dict[str, int] = {}
@@ -66,10 +72,10 @@ class _Run:
 
     def _ordered(self) -> list[Work]:
         """Pictures at which a worker died come last, so that they hold nothing up."""
-        works = list(self.order.works)
+        works = list(self.request.works)
         if self.policy.shuffle:
-            random.Random(self.order.settings.seed).shuffle(works)
-        return sorted(works, key=lambda work: self.ledger.deaths(name_of(self.order, work)))
+            random.Random(self.request.settings.seed).shuffle(works)
+        return sorted(works, key=lambda work: self.manifest.deaths(name_of(self.request, work)))
 
     def _fill(self) -> bool:
         """Give the runner what it has room for; is anything left to wait for?"""
@@ -78,19 +84,19 @@ class _Run:
         return bool(self.flying) or (bool(self.queue) and not self.stopped)
 
     def _start(self, work: Work) -> None:
-        name, facts = name_of(self.order, work), {}
+        name, facts = name_of(self.request, work), {}
         try:
-            task, facts = task_for(self.order, work)
+            task, facts = task_for(self.request, work)
             if not self.policy.force:
-                if line := self.ledger.done(name, facts["key"]):
+                if line := self.manifest.done(name, facts["key"]):
                     return self._skip(work, line)
-                if self.ledger.deaths(name) >= MAX_DEATHS:
+                if self.manifest.deaths(name) >= MAX_DEATHS:
                     return self._give_up(work, facts)
             if self.begun == self.policy.limit:
                 self.queue.clear()
                 return None
-            self.order.storage.require_room(len(task.data))
-            self.ledger.begin(name, counted=self.runner.dies_with_its_worker)
+            self.request.storage.require_room(len(task.data))
+            self.manifest.begin(name, counted=self.runner.dies_with_its_worker)
         except MistError as error:
             return self._fail(work, facts, str(error))
         self.begun += name not in self.tries
@@ -104,15 +110,15 @@ class _Run:
         if outcome.result is not None:
             self._keep(work, facts, outcome.result)
         elif outcome.died:
-            if self.ledger.died(name) < MAX_DEATHS:
+            if self.manifest.died(name) < MAX_DEATHS:
                 self.queue.append(work)
             else:
                 self._give_up(work, facts, outcome.error)
         elif outcome.elsewhere:
-            self.ledger.leave(name)
+            self.manifest.leave(name)
             self.queue.appendleft(work)
         elif outcome.again and self.tries[name] <= self.policy.retries:
-            self.ledger.leave(name)
+            self.manifest.leave(name)
             self.queue.append(work)
         else:
             self._fail(work, facts, outcome.error or "failed")
@@ -128,16 +134,16 @@ class _Run:
             self.queue.clear()
 
     def _keep(self, work: Work, facts: dict[str, Any], result: Result) -> None:
-        name = name_of(self.order, work)
+        name = name_of(self.request, work)
         try:
-            self.order.storage.write(name, result.data)
+            self.request.storage.write(name, result.data)
         except OutputError as error:
             return self._fail(work, facts, str(error))
         facts = {**facts, "output_sha256": sha256(result.data), **result.environment}
         self._finish(Row(*self._names(work), "protected", None, result.report, result.notices, facts), name)
 
     def _fail(self, work: Work, facts: dict[str, Any], error: str) -> None:
-        self._finish(Row(*self._names(work), error=error, facts=facts), name_of(self.order, work))
+        self._finish(Row(*self._names(work), error=error, facts=facts), name_of(self.request, work))
         self.stopped = self.policy.fail_fast
 
     def _give_up(self, work: Work, facts: dict[str, Any], error: str | None = None) -> None:
@@ -154,25 +160,25 @@ class _Run:
 
     def _finish(self, row: Row, name: str) -> None:
         try:
-            self.ledger.finish(name, row)
+            self.manifest.finish(name, row)
         except OutputError as error:  # the picture is there, but the next run will not know
             row = replace(row, status="failed", error=str(error), report=None)
         self.journal.add(row)
 
     def _names(self, work: Work) -> tuple[str, str | None]:
-        name = name_of(self.order, work)
-        return str(work.source), None if work.refused else self.order.storage.shown(name)
+        name = name_of(self.request, work)
+        return str(work.source), None if work.refused else self.request.storage.shown(name)
 
     def _wind_up(self) -> None:
         """On every exit: nothing in the air counts as done or as dead, and the manifest is whole."""
         try:
             for name in self.flying:
-                self.ledger.leave(name)
-            for name, source in self.ledger.lost():
+                self.manifest.leave(name)
+            for name, source in self.manifest.lost():
                 error = "its result was removed while the run went on; run it again"
-                self._finish(Row(source, self.order.storage.shown(name), error=error), name)
-            self.ledger.merge()
+                self._finish(Row(source, self.request.storage.shown(name), error=error), name)
+            self.manifest.merge()
         except OutputError as error:
             self.journal.failed(str(error))
-        self.journal.pass_over(self.order.passed)
+        self.journal.pass_over(self.request.passed)
         self.journal.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from ..gallery.journal import Say
-from ..gallery.request import Order
+from ..gallery.request import Request
 from . import model
 from .comfyui_remote.options import RemoteOptions
 from .here import HereOptions, HereRunner, loader
@@ -15,16 +15,16 @@ from .ray import RayOptions, RayRunner
 RunnerOptions: TypeAlias = HereOptions | RayOptions | RemoteOptions
 
 
-def runner_for(options: RunnerOptions, order: Order, say: Say, complain: Say) -> Runner:
+def runner_for(options: RunnerOptions, request: Request, say: Say, complain: Say) -> Runner:
     """Raises SettingsError, and CheckpointError where no model is found; nothing is loaded or reached yet."""
     if isinstance(options, HereOptions):
-        return HereRunner(loader(options.model, order.target, say, complain), bars=options.bars)
+        return HereRunner(loader(options.model, request.target, say, complain), bars=options.bars)
     if isinstance(options, RayOptions):
-        return RayRunner(options, order.target, say, complain)
+        return RayRunner(options, request.target, say, complain)
     options.require_packages()
     from .comfyui_remote.runner import RemoteRunner
 
-    return RemoteRunner(options, order.target, complain)
+    return RemoteRunner(options, request.target, complain)
 
 
 def model_key(options: RunnerOptions) -> str:

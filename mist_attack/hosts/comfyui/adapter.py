@@ -2,7 +2,7 @@
 
 The host keeps all it does: the loop runs as a `comfy.samplers.Sampler` inside its CFGGuider, which loads the models,
 applies LoRAs, hooks and model sampling, and prepares the conditioning. Only around the loop inference mode is left,
-and everything that is lent is put back on every exit.
+and everything that is borrowed is put back on every exit.
 """
 
 # pyright: reportMissingImports=false
@@ -28,9 +28,9 @@ from ..borrowing.aliases import Aliases, unwatched
 from ..borrowing.denoiser import with_loss_scale
 from ..borrowing.lean import lean
 from ..borrowing.lending import instance_attributes, layers_of, memory
+from .changes import autoencoder_changes, freed_of_aliases, marked_as_training, quantised_changes, recomputed
 from .checks import check_model, check_vae
 from .layers import fetched, refetching
-from .lent import autoencoder_changes, freed_of_aliases, marked_as_training, quantised_changes, recomputed
 from .weights import lasting, spare_memory
 
 KEY = "mist"
@@ -144,23 +144,25 @@ class ComfySurrogate:
 
         def differentiable(modules: list[nn.Module], device: torch.device, dtype: torch.dtype) -> None:
             spare = 0.0 if low_vram else spare_memory(device, needed)
-            lent.enter_context(lasting(modules, device, dtype, spare))
-            lent.enter_context(refetching(modules, device, dtype))
+            borrowed.enter_context(lasting(modules, device, dtype, spare))
+            borrowed.enter_context(refetching(modules, device, dtype))
 
-        with ExitStack() as lent:
-            lent.enter_context(torch.inference_mode(False))
-            lent.enter_context(torch.enable_grad())
-            lent.enter_context(marked_as_training())
-            lent.enter_context(instance_attributes({layer: {"training": False} for layer in layers_of(self.modules)}))
-            lent.enter_context(instance_attributes(autoencoder_changes(autoencoder)))
-            lent.enter_context(instance_attributes(quantised_changes(self.modules)))
-            lent.enter_context(lean([autoencoder], fetched))
+        with ExitStack() as borrowed:
+            borrowed.enter_context(torch.inference_mode(False))
+            borrowed.enter_context(torch.enable_grad())
+            borrowed.enter_context(marked_as_training())
+            borrowed.enter_context(
+                instance_attributes({layer: {"training": False} for layer in layers_of(self.modules)})
+            )
+            borrowed.enter_context(instance_attributes(autoencoder_changes(autoencoder)))
+            borrowed.enter_context(instance_attributes(quantised_changes(self.modules)))
+            borrowed.enter_context(lean([autoencoder], fetched))
             differentiable(_encoding(autoencoder), self.vae.device, torch.float32)
             if denoiser is not None:
                 differentiable([self.model.model.diffusion_model], self.device, denoiser.dtype)
-                lent.enter_context(freed_of_aliases(self.model.model.diffusion_model))
-            lent.enter_context(recomputed(self.modules if low_vram else ()))
-            lent.enter_context(Aliases())
+                borrowed.enter_context(freed_of_aliases(self.model.model.diffusion_model))
+            borrowed.enter_context(recomputed(self.modules if low_vram else ()))
+            borrowed.enter_context(Aliases())
             self._denoiser, self._running = denoiser, True
             try:
                 return job()

@@ -11,7 +11,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import nn
 
 from ...errors import CheckpointError
-from .lent import is_quantised
+from .changes import is_quantised
 
 _OF_HOST = ("comfy.", "comfy_kitchen.", "torch.nn.")
 

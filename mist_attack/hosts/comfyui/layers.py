@@ -24,7 +24,7 @@ from torch.nn import grad as conv_gradient
 
 from ..borrowing.aliases import Aliases, alias
 from ..borrowing.lending import instance_attributes, layers_of
-from .lent import is_quantised
+from .changes import is_quantised
 
 _CAN_OFFLOAD = "offloadable" in signature(comfy.ops.cast_bias_weight).parameters
 _CONV_INPUT = {

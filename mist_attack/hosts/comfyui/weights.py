@@ -2,7 +2,7 @@
 
 A weight that lies on the device in the dtype of the computation is lent as an alias over its memory; one that the host
 would bring or cast for every call (dynamic VRAM, an autoencoder in half precision) as a copy, where the device has
-memory to spare. What is quantised, patched on the fly or offloaded stays as it is: see `comfyui_layers`.
+memory to spare. What is quantised, patched on the fly or offloaded stays as it is: see `layers`.
 """
 
 # pyright: reportMissingImports=false
@@ -26,7 +26,7 @@ _KINDS = [
     for name, kind in vars(comfy.ops.disable_weight_init).items()
     if isinstance(kind, type) and issubclass(kind, nn.Module) and name != "Embedding"
 ]
-Lent = dict[nn.Module, dict[str, Tensor]]
+Replaced = dict[nn.Module, dict[str, Tensor]]
 """layer -> name of a parameter or buffer -> what is in its place"""
 
 
@@ -36,15 +36,15 @@ def lasting(modules: Iterable[nn.Module], device: torch.device, dtype: torch.dty
 
     device, dtype: where and in what the layers compute. spare: bytes on the device that copies may take.
     """
-    like, lent = torch.empty(0, device=device, dtype=dtype), Lent()
+    like, replaced = torch.empty(0, device=device, dtype=dtype), Replaced()
     for layer in layers_of(modules):
         size = sum(weight.numel() for weight in layer.parameters(recurse=False)) * like.element_size()
         if _is_fetched(layer, like) and size <= spare:
-            lent[layer], spare = _copies(layer, like), spare - size
+            replaced[layer], spare = _copies(layer, like), spare - size
         elif not is_transient(layer, device, dtype):
-            lent[layer] = _aliases(layer)
-    plain = [layer for layer, tensors in lent.items() if _is_ordinary(layer) and _fit(tensors.values(), like)]
-    with instance_attributes({layer: {"comfy_cast_weights": False} for layer in plain}), _in_place(lent):
+            replaced[layer] = _aliases(layer)
+    plain = [layer for layer, tensors in replaced.items() if _is_ordinary(layer) and _fit(tensors.values(), like)]
+    with instance_attributes({layer: {"comfy_cast_weights": False} for layer in plain}), _in_place(replaced):
         yield
 
 
@@ -90,16 +90,16 @@ def _aliases(layer: nn.Module) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _in_place(lent: Lent) -> Iterator[None]:
+def _in_place(replaced: Replaced) -> Iterator[None]:
     """Tensors in place of a layer's own, which come back unless the host has put others there."""
-    before = {(layer, name): _place(layer, name)[name] for layer, tensors in lent.items() for name in tensors}
+    before = {(layer, name): _place(layer, name)[name] for layer, tensors in replaced.items() for name in tensors}
     try:
         for layer, name in before:
-            _place(layer, name)[name] = lent[layer][name]
+            _place(layer, name)[name] = replaced[layer][name]
         yield
     finally:
         for (layer, name), own in before.items():
-            if _place(layer, name).get(name) is lent[layer][name]:
+            if _place(layer, name).get(name) is replaced[layer][name]:
                 _place(layer, name)[name] = own
 
 

@@ -13,7 +13,8 @@ import torch
 from models import checkpoint, with_lora
 from test_gradients import ANY, SIDE, WITH_UNET, gradient, picture, semantic, textural
 
-from mist_attack.hosts.comfyui import layers
+from mist_attack.hosts.borrowing.aliases import Aliases
+from mist_attack.hosts.comfyui import layers as adapter_layers
 from mist_attack.hosts.comfyui.adapter import ComfySurrogate
 from mist_attack.hosts.comfyui.layers import refetching
 
@@ -76,7 +77,7 @@ def test_the_gradient_survives_and_the_plain_way_would_be_garbage(make, objectiv
         assert relative(measured(surrogate, objective), expected) < 1e-6
         assert {"Conv2d", "GroupNorm"} <= memory.fetched
         assert objective is textural or {"Linear", "LayerNorm"} <= memory.fetched
-        monkeypatch.setattr(layers, "is_transient", lambda *_: False)
+        monkeypatch.setattr(adapter_layers, "is_transient", lambda *_: False)
         assert relative(measured(surrogate, objective), expected) > 0.5
 
 
@@ -107,9 +108,9 @@ def test_every_kind_of_layer_fetches_its_weight_again(name, arguments, shape):
         torch.nn.init.normal_(value)
     with torch.inference_mode(False), torch.enable_grad():
         x = torch.randn(shape)
-        with layers.Aliases():
+        with Aliases():
             expected = [gradient(lambda x, layer=layer: layer(x).square().sum(), x) for layer in layers]
-        with reused_memory(layers), refetching([layers], CPU, torch.float32), layers.Aliases():
+        with reused_memory(layers), refetching([layers], CPU, torch.float32), Aliases():
             x.requires_grad_()
             first, second = layers[0](x), layers[1](x)  # the second overwrites the first one's weight
             both = torch.autograd.grad(first.square().sum() + second.square().sum(), x)[0]
