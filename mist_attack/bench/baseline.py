@@ -39,7 +39,8 @@ class MistV1:
     ) -> None:
         self.vae, self.unet = surrogate.vae, _unet(surrogate)
         self.alphas = 1 / (1 + surrogate.sigmas.square())  # cumulative products
-        self.target, self.prompt, self.objective = target, prompt, objective
+        self.target, self.prompt = target, prompt
+        self.objective: Objective = objective
 
     def loss(self, x: Tensor) -> Tensor:
         zx, zy = self._latents(x), self._latents(self.target)
