@@ -685,7 +685,7 @@ def test_a_lossy_file_makes_no_such_promise(wrong_files):
 
 
 def test_a_workers_file_is_checked_on_the_worker(wrong_files):
-    worker = ray.Worker(ray.Spec("toy", None, "float32", torch.get_num_threads(), None))
+    worker = ray.Worker(ray.ModelOptions("toy", threads=torch.get_num_threads()), None)
     worker.model = task.Model(Model())
     data = read_bytes(draw("in/a.png"))
     wanted = task.Task("a.png", Path("in/a.png"), data, Settings(steps=1, working_size=64))

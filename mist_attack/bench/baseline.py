@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..hosts.borrowing import heap
-from ..hosts.borrowing.lending import instance_attributes
-from ..hosts.headless.diffusers import DiffusersSurrogate, recomputed
+from ..hosts.borrowing.lending import instance_attributes, named, recomputed
+from ..hosts.headless.diffusers import RECOMPUTED, DiffusersSurrogate
 from ..needs import NEEDS, Objective
 from ..objectives import MIST_LATENTS
 
@@ -135,7 +135,7 @@ def as_published(surrogate: DiffusersSurrogate) -> Iterator[None]:
                 module.set_attn_processor(AttnProcessor())
                 module.to(memory_format=torch.contiguous_format)
             unet.requires_grad_(True)
-            with recomputed([unet]):
+            with recomputed(named([unet], RECOMPUTED)):
                 yield
         finally:
             unet.requires_grad_(False)

@@ -26,7 +26,7 @@ def command():
     assert "--fog LEVELS" in parser.format_help() and "How much fog there is." in parser.format_help()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save("a.png")
     options = parser.parse_args(["a.png", "--out", "out", "--fog", str(FOG)])
-    assert native.order_for(options).settings.haze == FOG / 255
+    assert native.request_for(options).settings.haze == FOG / 255
 
 
 def comfyui():
