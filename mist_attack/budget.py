@@ -127,7 +127,8 @@ class CappedL2(Budget):
     def rounded(self, shift: Tensor) -> Tensor:
         """To the nearest, or with as much more towards zero as keeps the ball: cutting fractions off always does."""
         size, least = shift.abs(), shift
-        for cut in torch.linspace(0.5, 1, THRESHOLDS).tolist():
+        for part in range(THRESHOLDS):
+            cut = 0.5 + 0.5 * part / (THRESHOLDS - 1)
             least = (size + 1 - cut).floor_()
             if self._is_in_ball(least):
                 break

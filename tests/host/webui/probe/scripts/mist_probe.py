@@ -56,7 +56,7 @@ def state():
         }
 
 
-failing = {"step": 0, "error": ""}
+failing = vars(shared).setdefault("mist_probe_failing", {"step": 0, "error": ""})  # outlives a reload of the page
 ERRORS = {
     "RuntimeError": RuntimeError("made up by a test"),
     "OutOfMemory": RuntimeError("out of memory, made up by a test"),
