@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench import readme_figures
-from mist_attack.bench import command, meters, quality, tiles
+from mist_attack.bench import baseline, command, meters, quality, tiles
 from mist_attack.bench.baseline import MistV1, MistV1Once, as_published, mist_v1
 from mist_attack.bench.cost import Variant, amortised, bare_step, kept_step, our_step, seconds
 from mist_attack.hosts.headless import diffusers
@@ -143,6 +143,19 @@ def test_as_published_gives_back_what_it_takes(demo):
         assert state() == before
 
     demo.run(job, 1, SIDE, SIDE)
+
+
+@pytest.mark.parametrize("kept", [torch.channels_last, torch.contiguous_format])  # a CPU's and a card's
+def test_after_the_published_modules_memory_is_laid_out_as_the_device_wants_it(demo, monkeypatch, kept):
+    for module in diffusers, baseline:
+        monkeypatch.setattr(module, "fastest_format", lambda device: kept)
+
+    def job(_):
+        with as_published(demo):
+            pass
+        return demo.unet.conv_in.weight.is_contiguous(memory_format=kept)
+
+    assert demo.run(job, 1, SIDE, SIDE)
 
 
 def test_the_published_modules_compute_the_same(demo):

@@ -849,6 +849,16 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with a name")
+def test_what_is_no_ordinary_file_is_not_replaced(tmp_path):
+    """As root, a rename would put a file in the place of /dev/null."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OutputError, match="no ordinary file"):
+        atomic_write(pipe, lambda file: file.write(b"x"))
+    assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+
+
 def test_missing_folders_are_made(tmp_path):
     atomic_write(tmp_path / "new" / "deep" / "a.bin", lambda file: file.write(b"x"))
     assert (tmp_path / "new" / "deep" / "a.bin").read_bytes() == b"x"

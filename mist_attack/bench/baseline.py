@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..hosts.borrowing import heap
 from ..hosts.borrowing.lending import instance_attributes, named, recomputed
-from ..hosts.headless.diffusers import RECOMPUTED, DiffusersSurrogate
+from ..hosts.headless.diffusers import RECOMPUTED, DiffusersSurrogate, fastest_format
 from ..needs import NEEDS, Objective
 from ..objectives import MIST_LATENTS
 
@@ -143,7 +143,7 @@ def as_published(surrogate: DiffusersSurrogate) -> Iterator[None]:
                 parameter.grad = None
             for module, before in zip(modules, processors, strict=True):
                 module.set_attn_processor(before)
-                module.to(memory_format=torch.channels_last)
+                module.to(memory_format=fastest_format(surrogate.device))
 
 
 def _residual(block: Any, activation: Callable[[Tensor], Tensor], x: Tensor, temb: Tensor | None = None) -> Tensor:

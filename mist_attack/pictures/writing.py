@@ -125,8 +125,10 @@ def atomic_write(path: PathLike, write: Callable[[BinaryIO], object]) -> None:
     """Make the file at `path` by `write(file)`: whole, or not at all.
 
     Missing folders are made. Whatever is raised, an older file stays as it was and nothing is left beside it.
-    Raises OutputError for what the system refuses."""
+    Raises OutputError for what the system refuses, and where a device or a pipe is."""
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():  # a rename would take its place
+        raise OutputError(f"{path}: is no ordinary file, and is left as it is; choose another name")
     temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(6)}{TEMPORARY}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -110,14 +110,14 @@ class DiffusersSurrogate:
         memory = nullcontext() if low_vram else heap.reused(self.device)  # faster, at the price of some memory
         with torch.inference_mode(False), torch.enable_grad(), frozen(modules), lean(modules), memory:
             for module in modules:
-                module.to(self.device, memory_format=_fastest_format(self.device))
+                module.to(self.device, memory_format=fastest_format(self.device))
             # Not by diffusers' enable_gradient_checkpointing: before 0.32 that acts in training mode only, and it
             # computes the autoencoder's middle block three times.
             with recomputed(named(modules, RECOMPUTED) if low_vram else ()):
                 return job(self)
 
 
-def _fastest_format(device: torch.device) -> torch.memory_format:
+def fastest_format(device: torch.device) -> torch.memory_format:
     """A card's norms take plain memory alone, and to rearrange it costs more than its convolutions gain."""
     return torch.channels_last if device.type == "cpu" else torch.contiguous_format
 
