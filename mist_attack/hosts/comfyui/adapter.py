@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import comfy.ldm.modules.attention
@@ -28,6 +28,7 @@ from ..borrowing.aliases import Aliases, unwatched
 from ..borrowing.denoiser import with_loss_scale
 from ..borrowing.lean import lean
 from ..borrowing.lending import instance_attributes, layers_of, memory
+from .autoencoders import Autoencoder, Scale, unframed
 from .changes import autoencoder_changes, freed_of_aliases, marked_as_training, quantised_changes, recomputed
 from .checks import check_model, check_vae
 from .layers import fetched, refetching
@@ -50,6 +51,7 @@ class ComfySurrogate:
         if model is not None:
             check_model(model)
         self.vae, self.clip, self.positive = vae, clip, positive
+        self.autoencoder = Autoencoder(vae)
         self.model: Any = model
         self.name = _name(vae, model)
         self.device = vae.device if model is None else model.load_device
@@ -66,20 +68,21 @@ class ComfySurrogate:
 
     def encode(self, images: Tensor) -> Tensor:
         with unwatched():
-            latents = self.vae.first_stage_model.encode(self._seen(images)).float().to(self.device)
-        return latents if self.model is None else self.model.model.process_latent_in(latents)
-
-    def _seen(self, images: Tensor) -> Tensor:
-        return self.vae.process_input(images.to(self.vae.device, torch.float32))
+            latents = self.autoencoder.encode(images).to(self.device)
+        return unframed(self._scale.into(latents))
 
     def decode(self, latents: Tensor) -> Tensor:
-        if self.model is not None:
-            latents = self.model.model.process_latent_out(latents)
-        decoded = self.vae.first_stage_model.decode(latents.to(self.vae.device)).float()
-        return self.vae.process_output(decoded.clone()).to(self.device)
+        latents = self._scale.out_of(self.autoencoder.framed(latents))
+        return self.autoencoder.decode(latents).to(self.device)
+
+    @property
+    def _scale(self) -> Scale:
+        if self.model is None:
+            return self.autoencoder.scale
+        return Scale(self.model.model.process_latent_in, self.model.model.process_latent_out)
 
     def spatial_multiple(self, objective: Objective) -> int:
-        multiple = int(self.vae.spacial_compression_encode())
+        multiple = self.autoencoder.multiple
         if NEEDS[objective].denoiser and self.model is not None:
             multiple *= 2 ** (len(self.model.model.model_config.unet_config["channel_mult"]) - 1)
         return multiple
@@ -110,7 +113,7 @@ class ComfySurrogate:
         self, job: Callable[[Surrogate], Result], batch: int, height: int, width: int, *, low_vram: bool = False
     ) -> Result:
         if self._running:  # a run inside a run
-            with recomputed(self.modules if low_vram else ()):
+            with self._recomputed(low_vram):
                 return job(self)
         unet_bytes = 0 if self.model is None else _dtype(self.model.model).itemsize
         needed = memory(batch * height * width, unet_bytes, low_vram=low_vram)
@@ -119,9 +122,12 @@ class ComfySurrogate:
             return self._differentiate(lambda: job(self), None, needed, low_vram)
         return self._sample(lambda: job(self), self._shape(batch, height, width), needed, low_vram)
 
+    def _recomputed(self, low_vram: bool) -> AbstractContextManager[None]:
+        return recomputed(self.autoencoder.encoding, self.modules[1:]) if low_vram else nullcontext()
+
     def _shape(self, batch: int, height: int, width: int) -> tuple[int, ...]:
         """Of the latents."""
-        factor = int(self.vae.spacial_compression_encode())
+        factor = self.autoencoder.multiple
         return (batch, self.model.model.latent_format.latent_channels, height // factor, width // factor)
 
     def _sample(self, job: Callable[[], Result], shape: tuple[int, ...], needed: float, low_vram: bool) -> Result:
@@ -157,11 +163,11 @@ class ComfySurrogate:
             borrowed.enter_context(instance_attributes(autoencoder_changes(autoencoder)))
             borrowed.enter_context(instance_attributes(quantised_changes(self.modules)))
             borrowed.enter_context(lean([autoencoder], fetched))
-            differentiable(_encoding(autoencoder), self.vae.device, torch.float32)
+            differentiable(self.autoencoder.encoding, self.vae.device, torch.float32)
             if denoiser is not None:
                 differentiable([self.model.model.diffusion_model], self.device, denoiser.dtype)
                 borrowed.enter_context(freed_of_aliases(self.model.model.diffusion_model))
-            borrowed.enter_context(recomputed(self.modules if low_vram else ()))
+            borrowed.enter_context(self._recomputed(low_vram))
             borrowed.enter_context(Aliases())
             self._denoiser, self._running = denoiser, True
             try:
@@ -216,11 +222,6 @@ def _name(vae: Any, model: Any) -> str:
     if model is None:
         return f"{type(vae.first_stage_model).__name__}, {vae.latent_channels} channels, in ComfyUI"
     return f"{type(model.model.model_config).__name__} in ComfyUI"
-
-
-def _encoding(autoencoder: nn.Module) -> list[nn.Module]:
-    """All but what decodes, which takes part in no step."""
-    return [child for name, child in autoencoder.named_children() if name not in ("decoder", "post_quant_conv")]
 
 
 def _dtype(base: Any) -> torch.dtype:

@@ -6,11 +6,11 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.model_base
-from comfy.ldm.models.autoencoder import AutoencodingEngine
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import nn
 
 from ...errors import CheckpointError
+from .autoencoders import kind_of
 from .changes import is_quantised
 
 _OF_HOST = ("comfy.", "comfy_kitchen.", "torch.nn.")
@@ -21,12 +21,19 @@ def check_vae(vae: Any) -> None:
     autoencoder = getattr(vae, "first_stage_model", None)
     if autoencoder is None:
         raise CheckpointError("Expected a VAE, but this checkpoint holds none. Load one with Load VAE and connect it.")
-    if not isinstance(autoencoder, AutoencodingEngine) or vae.latent_dim != 2:
+    if kind_of(vae) is None:
         raise CheckpointError(
-            "Expected a VAE of the KL kind for pictures (SD1, SD2, SDXL, SD3, Flux); "
-            f"found {type(autoencoder).__name__}."
+            "Expected a VAE for pictures (SD 1 to 3, SDXL, Flux, Qwen-Image, Wan, HunyuanVideo, or a small one: TAESD and "
+            f"its kin); found {_described(vae)}. Load the one of your picture model with Load VAE."
         )
     check_layers(autoencoder, "This VAE")
+
+
+def _described(vae: Any) -> str:
+    """The class, and what the host uses it for as far as the VAE tells."""
+    for_what = {1: " (for sound or shapes)", 3: " (for videos)"}.get(vae.latent_dim, "")
+    for_what = " (for sound)" if getattr(vae, "output_channels", 3) == 2 else for_what
+    return type(vae.first_stage_model).__name__ + for_what
 
 
 def check_model(model: Any) -> None:
