@@ -116,7 +116,8 @@ class ComfySurrogate:
             with self._recomputed(low_vram):
                 return job(self)
         unet_bytes = 0 if self.model is None else _dtype(self.model.model).itemsize
-        needed = memory(batch * height * width, unet_bytes, low_vram=low_vram)
+        floats = self.autoencoder.floats
+        needed = memory(batch * height * width, unet_bytes, low_vram=low_vram, autoencoder=floats)
         if self.model is None:
             comfy.model_management.load_models_gpu([self.vae.patcher], memory_required=needed)
             return self._differentiate(lambda: job(self), None, needed, low_vram)

@@ -23,8 +23,8 @@ def check_vae(vae: Any) -> None:
         raise CheckpointError("Expected a VAE, but this checkpoint holds none. Load one with Load VAE and connect it.")
     if kind_of(vae) is None:
         raise CheckpointError(
-            "Expected a VAE for pictures (SD 1 to 3, SDXL, Flux, Qwen-Image, Wan, HunyuanVideo, or a small one: TAESD and "
-            f"its kin); found {_described(vae)}. Load the one of your picture model with Load VAE."
+            "Expected a VAE for pictures (SD 1 to 3, SDXL, Flux, Qwen-Image, Wan, HunyuanVideo, or a small one: TAESD "
+            f"and its kin); found {_described(vae)}. Load the one of your picture model with Load VAE."
         )
     check_layers(autoencoder, "This VAE")
 
