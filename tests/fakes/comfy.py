@@ -196,7 +196,7 @@ class ResidualBlock(nn.Module):
 class Encoder3d(nn.Module):
     def __init__(self):
         super().__init__()
-        self.down, self.block = Conv2d(3, 8, 8, 8), ResidualBlock(8)
+        self.down, self.block = Conv2d(3, 32, 8, 8), ResidualBlock(32)
 
     def forward(self, x, cache=None):
         return self.block(self.down(x.squeeze(2)).unsqueeze(2), cache)
@@ -207,8 +207,8 @@ class WanVAE(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.encoder, self.conv1 = Encoder3d(), CausalConv3d(8, 8, 1)
-        self.conv2, self.decoder = CausalConv3d(4, 3, 1), nn.Upsample(scale_factor=(1, 8, 8))
+        self.encoder, self.conv1 = Encoder3d(), CausalConv3d(32, 32, 1)
+        self.conv2, self.decoder = CausalConv3d(16, 3, 1), nn.Upsample(scale_factor=(1, 8, 8))
 
     def encode(self, x):
         assert x.shape[2] == 1, "one frame"
@@ -221,7 +221,7 @@ class WanVAE(nn.Module):
 class Wan21:
     """A latent format with the mean and deviation of each channel."""
 
-    mean, deviation = torch.arange(4.0).view(1, 4, 1, 1, 1), 1 + torch.arange(4.0).view(1, 4, 1, 1, 1)
+    mean, deviation = torch.arange(16.0).view(1, 16, 1, 1, 1), 1 + torch.arange(16.0).view(1, 16, 1, 1, 1)
 
     def process_in(self, latents):
         return (latents - self.mean) / self.deviation
@@ -388,11 +388,11 @@ class CLIP:
 
 
 class VAE:
-    device, latent_channels, output_channels = torch.device("cpu"), 4, 3
+    device, output_channels = torch.device("cpu"), 3
 
     def __init__(self, autoencoder=None):
         self.first_stage_model = autoencoder or AutoencodingEngine()
-        self.latent_dim = 3 if type(self.first_stage_model) is WanVAE else 2
+        self.latent_dim, self.latent_channels = (3, 16) if type(self.first_stage_model) is WanVAE else (2, 4)
         self.patcher = Patcher(self.first_stage_model)
 
     def process_input(self, images):
