@@ -238,6 +238,14 @@ def test_other_kinds_survive_the_low_vram_way_and_memory_that_is_reused(kind, no
         assert all(relative(a, b) < 1e-6 for a, b in zip(others, expected, strict=True))
 
 
+def test_a_small_autoencoder_asks_the_host_for_little_memory():
+    """So that the host need not send other models away."""
+    comfy.model_management.loaded.clear()
+    textural_gradient(comfy.autoencoder(comfy.TAESD))
+    ((_, asked),) = comfy.model_management.loaded
+    assert 0 < asked < adapter.memory(2 * 64 * 64, 0, low_vram=False) / 4
+
+
 def test_a_small_autoencoder_of_packed_latents_has_twice_the_multiple():
     """The host tells 8 for Flux 2's, whose encoder fails on odd sides of the latents."""
     vae = comfy.autoencoder(comfy.TAESD)
