@@ -246,6 +246,19 @@ def test_a_small_autoencoder_asks_the_host_for_little_memory():
     assert 0 < asked < adapter.memory(2 * 64 * 64, 0, low_vram=False) / 4
 
 
+def test_a_small_autoencoder_serves_a_whole_model_too(lent):
+    """Its latents then come in the scale of that model."""
+    model, clip, _ = lent
+    vae = comfy.autoencoder(comfy.TAESD)
+    surrogate = ComfySurrogate(vae, model, clip)
+    image = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        found = surrogate.run(lambda ready: ready.encode(image), 1, 64, 64)
+        expected = vae.first_stage_model.encode(image * 2 - 1) * 0.18215
+        torch.testing.assert_close(found, expected.clone())
+    assert float(loss_gradient(surrogate).abs().max()) > 0
+
+
 def test_a_small_autoencoder_of_packed_latents_has_twice_the_multiple():
     """The host tells 8 for Flux 2's, whose encoder fails on odd sides of the latents."""
     vae = comfy.autoencoder(comfy.TAESD)
