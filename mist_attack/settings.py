@@ -16,7 +16,18 @@ from omegaconf import BooleanNode, FloatNode, IntegerNode, StringNode
 from omegaconf.errors import OmegaConfBaseException
 
 from .control import KINDS, MAX_TEXT, Control, exponent_of
-from .controls import BY_NAME, CONTROLS, Direction, Gradient, Settings, ViewKind, controls_from, settings_from
+from .controls import (
+    BY_NAME,
+    CONTROLS,
+    Direction,
+    Gradient,
+    Settings,
+    Shape,
+    Transforms,
+    ViewKind,
+    controls_from,
+    settings_from,
+)
 from .errors import SettingsError, quoted
 from .presets import preset_controls, preset_descriptions, preset_names
 from .settings_file import read_config
@@ -28,6 +39,8 @@ __all__ = [
     "Direction",
     "Gradient",
     "Settings",
+    "Shape",
+    "Transforms",
     "ViewKind",
     "checked",
     "controls_from",
