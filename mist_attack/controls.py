@@ -13,7 +13,6 @@ from typing import Any, Literal, get_args
 
 from .control import EXPONENT, LEVELS, PIXELS, SEMANTIC, TEXTURAL, Objective, control, controls_in
 
-
 Gradient = Literal["exact", "sds", "amortised"]
 Direction = Literal["ascent", "descent"]
 ViewKind = Literal["whole", "tiles", "both"]
@@ -48,8 +47,8 @@ class Settings:
         "linf",
         label="Budget",
         choices=get_args(Shape),
-        hint="How the change is bounded within the strength. linf: each value alone, Mist's. l2: the whole picture's too "
-        "(see RMS), so that the change goes where it works.",
+        hint="How the change is bounded within the strength. linf: each value alone, Mist's. l2: the whole change too, by "
+        "its RMS, so that it goes where it works.",
     )
     rms: float = control(
         8.0,
@@ -57,8 +56,8 @@ class Settings:
         limits=(0.1, 255),
         step=0.1,
         scale=LEVELS,
-        hint="Budget l2: the root mean square of the whole change is at most this, in grey levels. 8 is 30 dB PSNR, 3.2 "
-        "is 38 dB.",
+        hint="Budget l2: the root mean square of the whole change is at most this, in grey levels. 8 is 30 dB of PSNR, "
+        "3.2 is 38 dB; with hiding it is less.",
     )
     """Unit range."""
     hiding: float = control(
@@ -66,8 +65,8 @@ class Settings:
         label="Hiding",
         limits=(0, 10),
         step=0.1,
-        hint="How much the change keeps to where the picture's own structure hides it: flat parts get next to nothing. 0 "
-        "is off, 1 is a good measure.",
+        hint="How much the change keeps to where the picture's own structure hides it; flat parts get next to nothing. "
+        "0 is off, 1 a good measure, more is stricter.",
     )
     """Of SSIM's curvature in the budget: see hiding.py."""
     chroma: float = control(
@@ -75,14 +74,14 @@ class Settings:
         label="Colour",
         limits=(0.05, 1),
         step=0.05,
-        hint="Budget l2: how far colours may go, against lightness. People see changes of colour sooner than models do.",
+        hint="Budget l2: how far colours may go, over lightness. People see changes of colour sooner than models do.",
     )
     transforms: Transforms = control(
         "none",
         label="Transforms",
         choices=get_args(Transforms),
         hint="What the change is made to survive, a step each in turns: nothing; reduction; web: reduction and JPEG; "
-        "harsh: strong JPEG, reduction and blur.",
+        "harsh: reduction and strong JPEG.",
     )
     step_size: float = control(
         1.0,

@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 WINDOW, SIGMA = 11, 1.5  # of SSIM (Wang et al. 2004)
-SSIM_C2 = (0.03 * 255) ** 2
-FLAT_C = 10.0  # in SSIM_C2's place: flat parts get less than SSIM alone would have
-MOST = 20.0  # what `hiding` of 1 stands for
+FLAT = 10.0  # levels^2, in place of SSIM's C2 = 58.5: flat parts get less than SSIM alone would give them
+PRICE = 60.0  # of a change in a flat part, where `hiding` is 1, over one amid structure
 
 
 @torch.no_grad()
@@ -19,14 +18,14 @@ def hidden_weight(picture: Tensor, hiding: float) -> Tensor:
     """How much of a change each pixel bears: (1, 1, H, W) in (0, 1], of a (1, 3, H, W) picture in [0, 1].
 
     A small change d costs the structural similarity d^2 / (2 * variance + C2) in each window that holds it (Wang et al.
-    2004, eq. 13, to second order). A budget that pays d^2 * (1 + MOST * hiding * that curvature) spends it where
-    structure hides it: the weight is one over the root of the bracket. `hiding` 0: 1 everywhere.
+    2004, eq. 13, to second order). A budget that pays d^2 * (1 + PRICE * hiding * FLAT / (2 * variance + FLAT)) spends
+    it where structure hides it: the weight is one over the root of the bracket. `hiding` 0: 1 everywhere.
     """
     grey = picture.mean(1, keepdim=True) * 255
     mean = _blur(grey)
     variance = (_blur(grey.square()) - mean.square()).clamp_(min=0)
-    curvature = _blur(SSIM_C2 / (2 * variance + FLAT_C))
-    return (1 + MOST * hiding * curvature).rsqrt()
+    price = _blur(FLAT / (2 * variance + FLAT))
+    return (1 + PRICE * hiding * price).rsqrt()
 
 
 def _blur(values: Tensor) -> Tensor:

@@ -56,9 +56,7 @@ class PictureLoss:
             rows = [objective.measure(self._latents(view, x), seed) for view, objective in self.pairs]
         return {name: float(torch.stack([row[name] for row in rows]).mean()) for name in rows[0]}
 
-    def _one(
-        self, view: View, objective: LatentObjective, x: Tensor, transform: Transform
-    ) -> tuple[Tensor, Tensor]:
+    def _one(self, view: View, objective: LatentObjective, x: Tensor, transform: Transform) -> tuple[Tensor, Tensor]:
         region = view.region(x).detach().requires_grad_()
         latents = self.surrogate.encode(transform(view.look(region)))
         loss, latent_gradient = objective.value_and_gradient(latents.detach(), self.generator)

@@ -49,6 +49,7 @@ __all__ = [
     "preset_descriptions",
     "preset_names",
     "resolve",
+    "settings_from",
 ]
 
 LIMITS = {known.name: known.limits for known in CONTROLS if known.limits}

@@ -1,4 +1,4 @@
-"""What happens to pictures on the web, as functions with a derivative: reduction, blur and JPEG in the loop.
+"""What happens to pictures on the web, as functions with a derivative: reduction and JPEG in the loop.
 
 Expectation over transforms (Athalye et al. 2018, arXiv 1707.07397, eq. 2), one of them a step, in turns: no pass more.
 Pictures are (B, 3, H, W) float32 in [0, 1]. All of it is products of matrices: the same bytes on a card each time.
@@ -18,16 +18,15 @@ from .settings import Transforms
 
 Transform = Callable[[Tensor], Tensor]
 
-SHARES = (0.4, 0.7)  # of the side, to which a picture is reduced and enlarged again
+SHARES = (0.4, 0.65)  # of the side, to which a picture is reduced and enlarged again
 QUALITIES = (50, 95)
 HARSH_QUALITIES = (40, 75)
-SIGMAS = (0.5, 1.2)  # pixels
 
 TURNS: dict[Transforms, tuple[str, ...]] = {
     "none": ("plain",),
-    "reduction": ("plain", "reduced", "reduced"),
+    "reduction": ("plain", "plain", "reduced"),
     "web": ("plain", "reduced", "jpeg", "reduced"),
-    "harsh": ("reduced", "harsh jpeg", "blurred", "harsh jpeg"),
+    "harsh": ("plain", "reduced", "harsh jpeg"),
 }
 """What the steps go through, in turns, by the name that people choose."""
 
@@ -52,7 +51,6 @@ class Turns:
 DRAWN: dict[str, Callable[[random.Random], Transform]] = {
     "plain": lambda _: lambda pictures: pictures,
     "reduced": lambda draws: reduced(draws.uniform(*SHARES)),
-    "blurred": lambda draws: blurred(draws.uniform(*SIGMAS)),
     "jpeg": lambda draws: jpeg(draws.randint(*QUALITIES)),
     "harsh jpeg": lambda draws: jpeg(draws.randint(*HARSH_QUALITIES)),
 }
@@ -64,16 +62,6 @@ def reduced(share: float) -> Transform:
     def apply(pictures: Tensor) -> Tensor:
         height, width = pictures.shape[2:]
         return _separable(pictures, _there_and_back(height, share), _there_and_back(width, share))
-
-    return apply
-
-
-def blurred(sigma: float) -> Transform:
-    """By a Gaussian of `sigma` pixels."""
-
-    def apply(pictures: Tensor) -> Tensor:
-        height, width = pictures.shape[2:]
-        return _separable(pictures, _gaussian(height, sigma), _gaussian(width, sigma))
 
     return apply
 
@@ -167,7 +155,7 @@ def _dct() -> Tensor:
 
 def _there_and_back(length: int, share: float) -> Tensor:
     smaller = max(1, round(length * share))
-    return _lanczos(smaller, length) @ _lanczos(length, smaller)
+    return _lanczos(length, smaller) @ _lanczos(smaller, length)
 
 
 def _lanczos(outputs: int, inputs: int, lobes: int = 3) -> Tensor:
@@ -177,12 +165,6 @@ def _lanczos(outputs: int, inputs: int, lobes: int = 3) -> Tensor:
     centres = (torch.arange(outputs, dtype=torch.float64)[:, None] + 0.5) * scale
     offsets = (torch.arange(inputs, dtype=torch.float64)[None] + 0.5 - centres) / stretch
     weights = torch.sinc(offsets) * torch.sinc(offsets / lobes) * (offsets.abs() < lobes)
-    return (weights / weights.sum(1, keepdim=True)).float()
-
-
-def _gaussian(length: int, sigma: float) -> Tensor:
-    places = torch.arange(length, dtype=torch.float64)
-    weights = torch.exp(-(places[:, None] - places[None]).square() / (2 * sigma**2))
     return (weights / weights.sum(1, keepdim=True)).float()
 
 

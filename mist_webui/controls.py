@@ -55,8 +55,8 @@ def _widget(name: str, where: str) -> Any:
 
 
 def _values_of_preset(preset: str) -> list[Any]:
-    controls = dict(DEFAULTS) if preset != "default" else {name: options.default(name) for name in NAMES}
-    controls |= preset_controls(preset)
+    page = {name: options.default(name) for name in NAMES}
+    controls = page if preset == "default" else DEFAULTS | preset_controls(preset)
     return [controls[name] for name in NAMES]
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..mist_attack.errors import SettingsError, quoted
 from .packages import engine
 from .schema import KEEP_SIZE, SIZES, WORKING_SIZE
+from .widgets import filled_by
 
 if TYPE_CHECKING:
     from ..mist_attack.settings import Settings
@@ -18,11 +19,10 @@ Controls = dict[str, Any]
 def settings_of(preset: str, widgets: Controls, options: Controls | None) -> Settings:
     """What the preset names wins over the widgets and the options: they always hold a value. Raises SettingsError."""
     with engine():
-        from ..mist_attack.settings import preset_controls, resolve
+        from ..mist_attack.settings import checked, settings_from
     controls = {**_given(options), **widgets}
     controls.pop("output_size", None)
-    named = preset_controls(preset)
-    return resolve(preset, {name: value for name, value in controls.items() if name not in named})
+    return settings_from(checked({**controls, **filled_by(preset)}))
 
 
 def wants_working_size(options: Controls | None) -> bool:
