@@ -57,7 +57,7 @@ class Budget:
         """The nearest member after one correction of the tone; works in place."""
         delta = x.sub_(self.x0)
         if self.tone is not None:
-            delta.sub_(self.tone.shift(delta))
+            self.tone.correct(delta)
         return self.nearest(delta).add_(self.x0).clamp_(0, 1)
 
     def nearest(self, delta: Tensor) -> Tensor:
@@ -171,6 +171,8 @@ class HiddenL2(CappedL2):
     ) -> None:
         super().__init__(x0, epsilon, mask, rms=rms, keep_tone=keep_tone)
         self.weight, self.chroma = weight * mask, chroma
+        if self.tone is not None:  # a shift of all would show in the flat parts
+            self.tone = _Tone(self.tone.room, self.weight.square())
 
     def direction(self, gradient: Tensor) -> Tensor:
         along = _pressed(gradient.mul_(self.weight), self.chroma)
@@ -197,15 +199,22 @@ def _pressed(values: Tensor, chroma: float) -> Tensor:
 
 
 class _Tone:
-    """The mean of each channel over the values that may move. room: (1, 3, H, W) bool."""
+    """The mean of each channel over the values that may move. room: (1, 3, H, W) bool. weight: (1, 1, H, W) or 1, by
+    which a correction goes."""
 
-    def __init__(self, room: Tensor) -> None:
-        self.room = room
+    def __init__(self, room: Tensor, weight: Tensor | float = 1.0) -> None:
+        self.room, self.weight = room, weight
         self.count = room.sum(dim=(2, 3), keepdim=True).clamp(min=1)
+        self.held = (room * weight).sum(dim=(2, 3), keepdim=True)
 
     def shift(self, delta: Tensor) -> Tensor:
         """(1, 3, 1, 1)"""
         return (delta * self.room).sum(dim=(2, 3), keepdim=True) / self.count
+
+    def correct(self, delta: Tensor) -> None:
+        """Take the shift away; in place."""
+        share = self.shift(delta) * self.count / self.held.clamp(min=torch.finfo(delta.dtype).tiny)
+        delta.sub_(share * self.weight)
 
 
 def budget_for(images: Tensor, mask: Tensor | None, settings: Settings) -> Budget:

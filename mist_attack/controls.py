@@ -47,8 +47,8 @@ class Settings:
         "linf",
         label="Budget",
         choices=get_args(Shape),
-        hint="How the change is bounded within the strength. linf: each value alone, Mist's. l2: the whole change too, by "
-        "its RMS, so that it goes where it works.",
+        hint="How the change is bounded within the strength. linf: each value alone, Mist's. l2: the whole change too, "
+        "by its RMS, so that it goes where it works.",
     )
     rms: float = control(
         8.0,

@@ -18,7 +18,7 @@ from .settings import Transforms
 
 Transform = Callable[[Tensor], Tensor]
 
-SHARES = (0.4, 0.65)  # of the side, to which a picture is reduced and enlarged again
+SHARES = (0.4, 0.6)  # of the side, to which a picture is reduced and enlarged again
 QUALITIES = (50, 95)
 HARSH_QUALITIES = (40, 75)
 

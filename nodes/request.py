@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..mist_attack.errors import SettingsError, quoted
+from ..mist_attack.presets import node_presets
 from .packages import engine
 from .schema import KEEP_SIZE, SIZES, WORKING_SIZE
-from .widgets import filled_by
 
 if TYPE_CHECKING:
     from ..mist_attack.settings import Settings
@@ -22,7 +22,8 @@ def settings_of(preset: str, widgets: Controls, options: Controls | None) -> Set
         from ..mist_attack.settings import checked, settings_from
     controls = {**_given(options), **widgets}
     controls.pop("output_size", None)
-    return settings_from(checked({**controls, **filled_by(preset)}))
+    filled = node_presets()[one_of("preset", preset, list(node_presets()))]
+    return settings_from(checked({**controls, **filled}))
 
 
 def wants_working_size(options: Controls | None) -> bool:

@@ -9,16 +9,13 @@ from comfy_api.latest import io
 
 from ..mist_attack.control import Control
 from ..mist_attack.controls import BY_NAME, CONTROLS
-from ..mist_attack.presets import preset_controls, preset_names
+from ..mist_attack.presets import BALANCED, node_presets
 
 OPTIONS = ("gradient", "direction", "step", "step_decay", "view", "working_size")
 MORE_OPTIONS = ("low_vram", "keep_tone", "prompt", "momentum")
 """Of Mist Options, before and after its output size."""
 FINEST = 0.001
 """To which the page rounds numbers."""
-BALANCED, AS_SET = "balanced", "default"
-"""In a node: the preset that is called default elsewhere; and nothing filled, which is what workflows saved before
-November 2026 mean by default."""
 
 
 def protect_controls() -> list[Control]:
@@ -75,23 +72,12 @@ def named(values: dict[str, Any]) -> dict[str, Any]:
 
 def preset_widget() -> io.Input:
     tip = f"A named preset fills these, whatever the widgets and options say. {preset_contents()}"
-    return io.Combo.Input("preset", options=offered_presets(), default=BALANCED, tooltip=tip)
-
-
-def offered_presets() -> list[str]:
-    return [BALANCED, *(name for name in preset_names() if name != AS_SET), AS_SET]
-
-
-def filled_by(preset: str) -> dict[str, Any]:
-    """Controls by name. Raises SettingsError for what is not offered."""
-    if preset == AS_SET:
-        return {}
-    return preset_controls(AS_SET if preset == BALANCED else preset)
+    return io.Combo.Input("preset", options=list(node_presets()), default=BALANCED, tooltip=tip)
 
 
 def preset_contents() -> str:
     """What each fills, for people."""
-    return " ".join(f"{name}: {_contents(filled_by(name))}." for name in offered_presets())
+    return " ".join(f"{name}: {_contents(filled)}." for name, filled in node_presets().items())
 
 
 def _contents(filled: dict[str, Any]) -> str:
