@@ -79,8 +79,8 @@ def machine_text() -> str:
 
 
 def _begun() -> Mapping[str, Any]:
-    """What new settings begin with. Beside those that someone changed before there was a budget to choose, what then was:
-    Mist's; a page that nobody changed begins anew."""
+    """What new settings begin with. Beside those that someone changed before there was a budget to choose, Mist's, as
+    then; a page that nobody changed begins anew."""
     saved = {name: shared.opts.data[f"mist_{name}"] for name in WIDGETS if f"mist_{name}" in shared.opts.data}
     if not saved or "budget" in saved:
         return FIRST

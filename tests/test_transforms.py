@@ -38,7 +38,7 @@ def test_jpeg_is_pillows_but_for_its_rounding(quality):
     found = levels(jpeg(quality)(to_tensor(pixels)))
     assert np.abs(found - expected).mean() < 1  # which rounds levels three times on its way, this not once
     assert np.abs(found - expected).mean() < 0.6 * np.abs(pixels - expected).mean()
-    assert np.abs((found - expected).mean(axis=(0, 1))).max() < 0.15
+    assert np.abs((found - expected).mean(axis=(0, 1))).max() < 0.4
 
 
 @pytest.mark.parametrize("share", [0.4, 0.5, 0.9])
