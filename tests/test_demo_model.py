@@ -111,6 +111,7 @@ def test_the_report_names_every_model_and_figure(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         judge.style, "samples", lambda ready, prompt, count, side: [torch.zeros(1, 3, side, side)] * count
     )
+    monkeypatch.delenv("MIST_REAL_AUTOENCODER", raising=False)
     judge.main(["--out", str(tmp_path / "models")])
     printed = capsys.readouterr().out
     models = sorted(path.name for path in checkpoints.DEMO.glob("seed*"))
@@ -121,6 +122,7 @@ def test_the_report_names_every_model_and_figure(tmp_path, capsys, monkeypatch):
         assert printed.count(words) >= len(models), words
     for source, other in ((0, 1), (1, 0)):
         assert f"seed {source}'s textural attack, seen by demo model, seed {other}: 0.0 times" in printed
+    assert "real: not measured" in printed
 
 
 def test_the_judge_attacks_as_the_card_says(model, monkeypatch):
@@ -132,15 +134,6 @@ def test_the_judge_attacks_as_the_card_says(model, monkeypatch):
     assert found["loss_times"] > 1.3
     assert found["gradient_ratio"] > 0 and found["seconds_per_step"] > 0
     assert 0.05 < found["semantic_norm"] / found["textural_norm"] < 20  # each contributes
-
-
-def test_what_an_attack_reaches_is_measured_against_random_signs(model, monkeypatch):
-    monkeypatch.setattr(judge, "SIDE", 64)
-    x = square("coffee", 64)
-    signs = torch.randint(2, x.shape, generator=torch.Generator().manual_seed(2)) * 2 - 1
-    assert judge.reach(model, x, x) == (0, 0)
-    assert judge.reach(model, x, (x + EPSILON * signs).clamp(0, 1))[0] == pytest.approx(1)
-    assert judge.reach(model, x, pattern("lattice", 64, 64))[1] == pytest.approx(1)
 
 
 def test_each_prompt_is_known_and_another_is_refused(model):

@@ -10,8 +10,8 @@ import numpy as np
 RESAMPLES = 4000
 
 
-class Ratio(NamedTuple):
-    """The median of the paired ratios, and the ends of its 95 % interval."""
+class Interval(NamedTuple):
+    """A median, and the ends of its 95 % interval."""
 
     median: float
     low: float
@@ -21,11 +21,16 @@ class Ratio(NamedTuple):
         return f"{self.median:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
-def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
+def interval(values: Sequence[float] | np.ndarray) -> Interval:
+    """Of one value or more, by a percentile bootstrap of the median (Efron 1979); of one it has no width."""
+    values = np.asarray(values, float)
+    drawn = np.random.default_rng(0).choice(values, (RESAMPLES, len(values)))
+    low, high = np.percentile(np.median(drawn, axis=1), (2.5, 97.5))
+    return Interval(float(np.median(values)), float(low), float(high))
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Interval:
     """ours[i] / theirs[i], where i was measured one right after the other: what slows the machine slows both.
 
-    The interval is a percentile bootstrap of the median (Efron 1979) over the pairs. Two pairs or more."""
-    pairs = np.asarray(ours, float) / np.asarray(theirs, float)
-    drawn = np.random.default_rng(0).choice(pairs, (RESAMPLES, len(pairs)))
-    low, high = np.percentile(np.median(drawn, axis=1), (2.5, 97.5))
-    return Ratio(float(np.median(pairs)), float(low), float(high))
+    Two pairs or more."""
+    return interval(np.asarray(ours, float) / np.asarray(theirs, float))

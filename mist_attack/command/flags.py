@@ -12,7 +12,7 @@ from ..controls import BY_NAME
 from ..errors import SettingsError
 
 FORMATS = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}
-BENCH_PARTS = ("steps", "tiles", "scaling", "costs256", "peaks256", "costs512", "peaks512")
+BENCH_PARTS = ("real", "steps", "tiles", "scaling", "costs256", "peaks256", "costs512", "peaks512")
 GPU_PARTS = ("gradients", "cost", "pictures", "comfyui", "suite")
 DEVICE = "cpu, cuda:1, mps, xpu ... (default: the accelerator, if any)"
 ENGINES = ("single", "ray", "comfyui")
@@ -186,10 +186,20 @@ def _add_bench_flags(parser: argparse.ArgumentParser) -> None:
     parts = f"of {', '.join(BENCH_PARTS)}; gpu: of {', '.join(GPU_PARTS)}"
     parser.add_argument("--only", nargs="+", choices=(*BENCH_PARTS, *GPU_PARTS), metavar="PART", help=parts)
     parser.add_argument("--rounds", type=int, default=3, help="repetitions of each way, in turns (default 3)")
+    _add_judging_flags(parser)
     parser.add_argument("--device", help=DEVICE)
     types = "of the UNet (default float32; gpu: float16 on an accelerator)"
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help=types)
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+
+
+def _add_judging_flags(parser: argparse.ArgumentParser) -> None:
+    real = "small autoencoders of others (TAEF2 ...) to judge on (default: what MIST_REAL_AUTOENCODER names)"
+    parser.add_argument("--real", type=_path, metavar="DIR", help=real)
+    pictures = "real: to judge on, a sub-folder for each kind (default: pictures that anyone has)"
+    parser.add_argument("--pictures", type=_path, metavar="DIR", help=pictures)
+    parser.add_argument("--each", type=int, default=2, metavar="N", help="real: pictures of each kind (default 2)")
+    parser.add_argument("--side", type=int, choices=(256, 512), default=256, help="real: of a picture, in pixels")
 
 
 def _add_mist_flags(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,56 @@
+"""What Mist's loop and ours reach on real autoencoders and on the demo models, as Markdown, from bench/results.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PUBLISHED = {"TAEF2": 1.68, "TAESANA": 1.72}
+"""How far Mist's own published example (test/sample.png and test/misted_sample_16_100_512_1_2_1.png in its repository:
+fused, 16 levels, 100 steps, SD v1.4, 512 px) moves the latents of each, over noise of the same size. Measured by
+`reach` on 2026-11-28; the pictures are no part of this repository."""
+NOT_MEASURED = "not measured"
+REAL = "a real autoencoder"
+Figures = dict[str, Any]
+
+
+def judged_section(figures: Figures) -> str:
+    """A table of what is reached and one of what is left on another model; where no real autoencoder was measured, a
+    column says so."""
+    judged: Figures = figures.get("judged", {})
+    if not judged:
+        return f"{NOT_MEASURED.capitalize()}.\n"
+    models = list(judged) if any(told["real"] for told in judged.values()) else [None, *judged]
+    return f"{_reached(judged, models)}\n{_transferred(figures.get('transfer', {}), models)}"
+
+
+def _reached(judged: Figures, models: list[str | None]) -> str:
+    ways = dict.fromkeys(way for told in judged.values() for way in told["ways"])
+    rows = [[f"{way} levels", *(_cell(model and judged[model]["ways"].get(way)) for model in models)] for way in ways]
+    return _table("way, strength", models, rows)
+
+
+def _transferred(transfer: Figures, models: list[str | None]) -> str:
+    rows = [[_short(source), *(_cell(model and seen[model]) for model in models)] for source, seen in transfer.items()]
+    published = [PUBLISHED.get(_short(model)) for model in models]
+    cells = [NOT_MEASURED if times is None else f"{times:.1f} times" for times in published]
+    return _table("attacked on", models, [*rows, ["SD v1.4: Mist's published picture", *cells]])
+
+
+def _cell(measured: Figures | None) -> str:
+    """Off the distance with its interval; times noise; decibels."""
+    if not measured:
+        return NOT_MEASURED
+    low, middle, high = (100 * (1 - measured["left"][end]) for end in ("high", "median", "low"))
+    lost = f"; {measured['lost_db']['median']:.1f} dB" if measured["lost_db"] else ""
+    return f"{middle:.0f} % ({low:.0f} to {high:.0f}); {measured['times_noise']['median']:.1f} times{lost}"
+
+
+def _short(model: str | None) -> str:
+    """Without its file's name."""
+    return REAL if model is None else model.split(" (")[0]
+
+
+def _table(first: str, models: list[str | None], rows: list[list[str]]) -> str:
+    head = [first, *map(_short, models)]
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
