@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..evaluation.intervals import interval
 from ..protection import protect
 from ..settings import resolve
 from . import judges, unseen
 from .asked import Asked, Figures, Say
 from .quality import published
-from .ratios import interval
 from .reach import Reach, reach
 
 MIST = "Mist's own loop"

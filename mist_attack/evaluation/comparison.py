@@ -8,16 +8,16 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .budget import to_levels
-from .errors import PictureError
-from .loss import PictureLoss
-from .needs import possible
-from .protection import check, objectives_for, prompt_for
-from .randomness import integers, normal, seeded
-from .report import psnr, ssim
-from .settings import Settings
-from .surrogate import Conditioning, Surrogate
-from .views import View, plan
+from ..budget import to_levels
+from ..errors import PictureError
+from ..loss import PictureLoss
+from ..needs import possible
+from ..protection import check, objectives_for, prompt_for
+from ..randomness import integers, normal, seeded
+from ..report import psnr, ssim
+from ..settings import Settings
+from ..surrogate import Conditioning, Surrogate
+from ..views import View, plan
 
 
 def seen(surrogate: Surrogate, image: Tensor, working_size: int) -> tuple[View, Tensor]:
