@@ -94,7 +94,7 @@ def test_mists_loop_without_a_posterior_takes_the_steps_of_the_preset_mist(monke
 
 def test_every_way_keeps_the_strength_it_is_tried_at(monkeypatch):
     monkeypatch.setattr(real, "published", lambda *rest, **how: quality.published(*rest, **how, steps=40))
-    model, x = Pooled(), picture()
+    model, x = Pooled(block=1), picture()
     for way, strengths in real.WAYS.items():
         for levels in {min(strengths), max(strengths)}:
             after = real.protected(model, x, way, levels)

@@ -24,7 +24,7 @@ class Asked:
     """The folder of autoencoders that nobody here trained; None where there is none."""
     pictures: Path | None = None
     """A folder of pictures to judge on, in place of those that anyone has; see unseen.py."""
-    each: int = 2
+    each: int = 1
     """Pictures of each kind."""
     side: int = 256
     """Of those pictures, pixels."""

@@ -19,18 +19,19 @@ def judged_section(figures: Figures) -> str:
     judged: Figures = figures.get("judged", {})
     if not judged:
         return f"{NOT_MEASURED.capitalize()}.\n"
-    models = list(judged) if any(told["real"] for told in judged.values()) else [None, *judged]
+    models = [*([] if any(told["real"] for told in judged.values()) else [REAL]), *judged]
     return f"{_reached(judged, models)}\n{_transferred(figures.get('transfer', {}), models)}"
 
 
-def _reached(judged: Figures, models: list[str | None]) -> str:
-    ways = dict.fromkeys(way for told in judged.values() for way in told["ways"])
-    rows = [[f"{way} levels", *(_cell(model and judged[model]["ways"].get(way)) for model in models)] for way in ways]
+def _reached(judged: Figures, models: list[str]) -> str:
+    told = [judged[model]["ways"] if model in judged else {} for model in models]
+    ways = dict.fromkeys(way for measured in told for way in measured)
+    rows = [[f"{way} levels", *(_cell(measured.get(way)) for measured in told)] for way in ways]
     return _table("way, strength", models, rows)
 
 
-def _transferred(transfer: Figures, models: list[str | None]) -> str:
-    rows = [[_short(source), *(_cell(model and seen[model]) for model in models)] for source, seen in transfer.items()]
+def _transferred(transfer: dict[str, Figures], models: list[str]) -> str:
+    rows = [[_short(source), *(_cell(seen.get(model)) for model in models)] for source, seen in transfer.items()]
     published = [PUBLISHED.get(_short(model)) for model in models]
     cells = [NOT_MEASURED if times is None else f"{times:.1f} times" for times in published]
     return _table("attacked on", models, [*rows, ["SD v1.4: Mist's published picture", *cells]])
@@ -45,12 +46,12 @@ def _cell(measured: Figures | None) -> str:
     return f"{middle:.0f} % ({low:.0f} to {high:.0f}); {measured['times_noise']['median']:.1f} times{lost}"
 
 
-def _short(model: str | None) -> str:
+def _short(model: str) -> str:
     """Without its file's name."""
-    return REAL if model is None else model.split(" (")[0]
+    return model.split(" (")[0]
 
 
-def _table(first: str, models: list[str | None], rows: list[list[str]]) -> str:
+def _table(first: str, models: list[str], rows: list[list[str]]) -> str:
     head = [first, *map(_short, models)]
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

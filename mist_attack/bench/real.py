@@ -68,11 +68,8 @@ def figures(asked: Asked, say: Say) -> Figures:
     with _processes(asked.device) as processes:
         found = list(_told(processes.map(attacked, jobs), say))
         transfer = _transfer(found, [(path, asked.device) for path in checkpoints], processes)
-    judged = {name: {"real": of[0].real} | _judged(of) for name, of in _by_model(found).items()}
-    for name, told in judged.items():
-        for way, measured in told["ways"].items():
-            say(f"  {name}: {way}: {_words(measured)}")
     kinds = {kind: len(members) for kind, members in pictures.items()}
+    judged = {name: _judged(of, say) for name, of in _by_model(found).items()}
     return {"judged": judged, "judged_on": {"side": asked.side, "pictures": kinds}, "transfer": transfer}
 
 
@@ -124,13 +121,16 @@ def _by_model(found: Iterable[Attacked]) -> dict[str, list[Attacked]]:
     return models
 
 
-def _judged(found: Sequence[Attacked]) -> Figures:
+def _judged(found: Sequence[Attacked], say: Say) -> Figures:
+    """Of one model; medians of what is left by kind of picture too."""
     ways = {way: summary([one.rows[way] for one in found]) for way in found[0].rows}
+    for way, measured in ways.items():
+        say(f"  {found[0].model}: {way}: {_words(measured)}")
     left = {
         kind: {way: median(one.rows[way].left for one in found if one.kind == kind) for way in ways}
         for kind in dict.fromkeys(one.kind for one in found)
     }
-    return {"ways": ways, "left_by_kind": left}
+    return {"real": found[0].real, "ways": ways, "left_by_kind": left}
 
 
 def _transfer(

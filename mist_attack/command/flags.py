@@ -201,7 +201,8 @@ def _add_judging_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--real", type=_path, metavar="DIR", help=real)
     pictures = "real: to judge on, a sub-folder for each kind (default: pictures that anyone has)"
     parser.add_argument("--pictures", type=_path, metavar="DIR", help=pictures)
-    parser.add_argument("--each", type=int, default=2, metavar="N", help="real: pictures of each kind (default 2)")
+    each = "real: pictures of each kind (default 1: some ten minutes on two cores)"
+    parser.add_argument("--each", type=int, default=1, metavar="N", help=each)
     parser.add_argument("--side", type=int, choices=(256, 512), default=256, help="real: of a picture, in pixels")
 
 
