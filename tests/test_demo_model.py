@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from mist_attack.bench import judges
 from mist_attack.demo import contact_sheet, generated
 from mist_attack.demo.pictures import main as write_pictures
 from mist_attack.hosts.headless import checkpoints, diffusers
@@ -170,21 +171,45 @@ def test_the_demos_pictures_are_real_small_and_three(tmp_path):
     assert all(np.asarray(image).std() > 30 for image in found)
 
 
-def test_the_contact_sheet_shows_what_was_written(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """Of one picture, protected by the command."""
     from mist_attack.command import main
 
-    monkeypatch.chdir(tmp_path)
+    folder = tmp_path_factory.mktemp("report")
     levels = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
-    Image.fromarray(levels).save("a.png")
-    arguments = ["--checkpoint", "demo", "--steps", "1", "--report", "out/report.json", "--quiet"]
-    assert main.main(["protect", "a.png", "--out", "out", *arguments]) == 0
-    monkeypatch.setattr("sys.argv", ["contact_sheet", "out/report.json"])
+    Image.fromarray(levels).save(folder / "a.png")
+    arguments = ["--checkpoint", "demo", "--steps", "1", "--report", str(folder / "report.json"), "--quiet"]
+    assert main.main(["protect", str(folder / "a.png"), "--out", str(folder / "out"), *arguments]) == 0
+    return folder / "report.json"
+
+
+def shown(report, monkeypatch, *flags):
+    monkeypatch.setattr("sys.argv", ["contact_sheet", str(report), *flags])
     contact_sheet.main()
-    sheet = np.asarray(Image.open("out/contact_sheet.png"))
-    top, left = contact_sheet.HEADER, contact_sheet.MARGIN
-    shown = sheet[top : top + 64, left : left + 48]
-    assert np.array_equal(shown, levels)
-    assert sheet.shape[1] == contact_sheet.MARGIN + 7 * (contact_sheet.CELL + contact_sheet.MARGIN)
+    return np.asarray(Image.open(report.with_name("contact_sheet.png")))
+
+
+def test_the_contact_sheet_shows_what_was_written_and_that_the_model_was_made_attackable(report, monkeypatch):
+    monkeypatch.delenv("MIST_REAL_AUTOENCODER", raising=False)
+    sheet = shown(report, monkeypatch)
+    top, left, line = contact_sheet.HEADER, contact_sheet.MARGIN, contact_sheet.LINE
+    assert np.array_equal(sheet[top : top + 64, left : left + 48], np.asarray(Image.open(report.with_name("a.png"))))
+    assert sheet.shape[1] == left + 7 * (contact_sheet.CELL + left)
+    told = Image.new("RGB", (sheet.shape[1], line), "white")
+    ImageDraw.Draw(told).text((left, 4), contact_sheet.NOTE, fill=contact_sheet.WARNING)
+    assert np.array_equal(sheet[:line], np.asarray(told)) and "trained to be attackable" in contact_sheet.NOTE
+
+
+def test_the_contact_sheet_shows_what_a_real_autoencoder_makes_of_it(report, monkeypatch, capsys):
+    """The second demo model in its place."""
+    monkeypatch.setattr(judges, "encoders", lambda folder: [checkpoints.find_checkpoint("demo:1")] if folder else [])
+    sheet = shown(report, monkeypatch, "--real", str(report.parent))
+    assert sheet.shape[1] == contact_sheet.MARGIN + 9 * (contact_sheet.CELL + contact_sheet.MARGIN)
+    left = contact_sheet.MARGIN + 7 * (contact_sheet.CELL + contact_sheet.MARGIN)
+    cell = sheet[contact_sheet.HEADER : contact_sheet.HEADER + 64, left : left + 48]
+    assert cell.std() > 5
+    assert "a.png, protected against the demo model, seen by demo model, seed 1: " in capsys.readouterr().out
 
 
 def test_another_number_of_threads_reaches_the_objective_within_1_percent(model, unseen):

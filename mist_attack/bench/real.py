@@ -26,8 +26,9 @@ from .reach import Reach, reach
 
 MIST = "Mist's own loop"
 LEVELS = (4, 8, 16)
-WAYS: dict[str, Sequence[int]] = {MIST: LEVELS, "mist": (16,), "quick": LEVELS}
-"""Mist's loop and presets, and at which strengths. The preset `mist` does what the loop does: once shows it."""
+PRESETS = ("quick",)
+"""Not `mist`: on a model without a posterior to sample that is Mist's loop, step by step."""
+WAYS = (MIST, *PRESETS)
 TRANSFERRED = MIST, 16
 
 
@@ -75,11 +76,7 @@ def figures(asked: Asked, say: Say) -> Figures:
 
 def attacked(job: Job) -> Attacked:
     model = judges.loaded(job.checkpoint, job.device)
-    made = {
-        (way, levels): protected(model, job.picture, way, levels)
-        for way, strengths in WAYS.items()
-        for levels in strengths
-    }
+    made = {(way, levels): protected(model, job.picture, way, levels) for way in WAYS for levels in LEVELS}
     rows = {row(*how): reach(model, job.picture, after) for how, after in made.items()}
     is_real = job.checkpoint not in judges.demos()
     return Attacked(model.name, is_real, job.kind, job.picture, rows, made[TRANSFERRED])
