@@ -8,9 +8,10 @@ from typing import TypeAlias
 import torch
 
 from ...devices import pick_device
-from . import diffusers, tiny, tiny_files
+from ..tiny.surrogate import TinySurrogate
+from . import diffusers, tiny
 
-Headless: TypeAlias = "diffusers.DiffusersSurrogate | tiny.TinySurrogate"
+Headless: TypeAlias = "diffusers.DiffusersSurrogate | TinySurrogate"
 
 
 def load(checkpoint: Path, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Headless:
@@ -18,13 +19,13 @@ def load(checkpoint: Path, device: torch.device | None = None, dtype: torch.dtyp
 
     Raises CheckpointError that says what was found instead; DeviceError."""
     device = device or pick_device()
-    if tiny_files.is_tiny(checkpoint):
+    if tiny.is_tiny(checkpoint):
         return tiny.load(checkpoint, device)
     return diffusers.load(checkpoint, device, dtype)
 
 
 def is_autoencoder_alone(checkpoint: Path) -> bool:
     """No UNet beside it, as far as names and small files tell: textural is all that it can do."""
-    if tiny_files.is_tiny(checkpoint):
+    if tiny.is_tiny(checkpoint):
         return True
     return checkpoint.is_dir() and not (checkpoint / "unet").is_dir()

@@ -1,105 +1,129 @@
-"""A small autoencoder as a model of its own: TAESD and its kin, from a file of a few megabytes. Textural alone.
+"""A small autoencoder (TAESD and its kin) from files of a few megabytes: the textural objective without a large model.
 
-Needs neither diffusers nor transformers, whose layout of the same weights it reads too.
+Needs neither diffusers nor transformers, and reads diffusers' layout of the same weights too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...devices import require_working
 from ...errors import CheckpointError
-from ...surrogate import Objective, Result, Surrogate
-from ..borrowing import heap
-from ..borrowing.lending import frozen, named, recomputed
-from .diffusers import fastest_format
-from .tiny_files import Weights, read
-from .tiny_modules import Block
+from ..tiny import tensors
+from ..tiny.modules import Family
+from ..tiny.surrogate import TinySurrogate
+from ..tiny.tensors import ACCEPTED, Half, family_of, halves
+from .checkpoints import SUFFIXES, read_tensors
+
+MAX_BYTES = 64 * 2**20
+"""Of a file that may be one: no large model is read twice."""
+CONFIG, IN_DIFFUSERS = "config.json", "AutoencoderTiny"
+PARTS = "unet", "vae", "transformer", "text_encoder"
+"""Folders that a diffusers model has."""
 
 
-class TinySurrogate:
-    """`mist_attack.surrogate.Surrogate` over the two halves of a small autoencoder. Make one with `load`.
+@dataclass
+class File:
+    """What one file holds: the tensors and the family of each half."""
 
-    It computes in float32. What the published encoders give is in the UNet's scale already; a diffusers folder may say
-    otherwise (`scaling_factor`, `shift_factor`).
-    """
+    path: Path
+    tensors: dict[Half, dict[str, Tensor]]
+    families: dict[Half, Family]
 
-    is_demo = False
-
-    def __init__(self, weights: Weights, device: torch.device) -> None:
-        self.name, self.device, self.sigmas = weights.name, device, torch.empty(0, device=device)
-        self.family, self.scale, self.shift = weights.family, weights.scale, weights.shift
-        self.encoder = _filled(weights.family.encoder, weights.encoder)
-        self.decoder = None if weights.decoder is None else _filled(weights.family.decoder, weights.decoder)
-
-    @property
-    def modules(self) -> list[nn.Module]:
-        return [half for half in (self.encoder, self.decoder) if half is not None]
-
-    def encode(self, images: Tensor) -> Tensor:
-        return (self.encoder(images) - self.shift) * self.scale
-
-    def decode(self, latents: Tensor) -> Tensor:
-        if self.decoder is None:
-            raise CheckpointError(f"{self.name} has no decoder beside it: put the family's decoder file there.")
-        return self.decoder(latents / self.scale + self.shift).clamp(0, 1)
-
-    def spatial_multiple(self, objective: Objective) -> int:
-        del objective
-        return self.family.factor
-
-    def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> NoReturn:
-        self._refuse(latents, noise, sigma)
-
-    def denoise(self, noised_latents: Tensor, sigma: Tensor, conditioning: object) -> NoReturn:
-        self._refuse(noised_latents, sigma, conditioning)
-
-    def conditioning(self, prompt: str) -> NoReturn:
-        self._refuse(prompt)
-
-    def _refuse(self, *_: object) -> NoReturn:
-        raise CheckpointError(
-            f"{self.name} is an autoencoder without a UNet: only the textural objective can use it. "
-            "Choose --objective textural (--mode 1 of Mist's flags), or a whole model."
-        )
-
-    def run(
-        self,
-        job: Callable[[Surrogate], Result],
-        batch: int,
-        height: int,
-        width: int,
-        *,
-        low_vram: bool = False,
-    ) -> Result:
-        memory = nullcontext() if low_vram else heap.reused(self.device)  # faster, at the price of some memory
-        with torch.inference_mode(False), torch.enable_grad(), frozen(self.modules), memory:
-            for module in self.modules:
-                module.to(self.device, memory_format=fastest_format(self.device))  # pyright: ignore[reportCallIssue]
-            with recomputed(named(self.modules, {Block.__name__}) if low_vram else ()):
-                return job(self)
+    def __str__(self) -> str:
+        return " and ".join(f"the {half} of {family.name}" for half, family in self.families.items()) or "nothing"
 
 
 def load(checkpoint: Path, device: torch.device) -> TinySurrogate:
     """The autoencoder in `checkpoint`, on the CPU; it moves to `device` when it is first run.
 
-    `checkpoint` is the encoder's file (the decoder's beside it serves too), a file with both halves, a folder with such
+    `checkpoint` is the encoder's file (a decoder's beside it serves too), a file with both halves, a folder with such
     files of one autoencoder, or a diffusers folder of an AutoencoderTiny. Raises CheckpointError that says what was
     found instead; DeviceError.
     """
     require_working(device)
     with torch.inference_mode(False):
-        return TinySurrogate(read(checkpoint), device)
+        folder = _diffusers_folder(checkpoint)
+        if folder is None:
+            return _of(_files(checkpoint), checkpoint, device)
+        config = _config(folder)
+        scale, shift = float(config.get("scaling_factor") or 1), float(config.get("shift_factor") or 0)
+        return _of(_stored(folder), folder, device, scale=scale, shift=shift)
 
 
-def _filled(make: Callable[[], nn.Sequential], weights: dict[str, Tensor]) -> nn.Sequential:
-    with torch.device("meta"):
-        module = make()
-    module.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
-    return module
+def is_tiny(checkpoint: Path) -> bool:
+    """Whether there is a small autoencoder, or a part of one: `load` says what may be wrong with it."""
+    return _diffusers_folder(checkpoint) is not None or bool(_files(checkpoint))
+
+
+def _of(paths: list[Path], where: Path, device: torch.device, **scaled: float) -> TinySurrogate:
+    files = [_read(path) for path in paths]
+    encoders = [file for file in files if "encoder" in file.families]
+    found = ", ".join(f"{file} in {file.path.name}" for file in files)
+    if not encoders:
+        raise CheckpointError(f"{where}: expected an encoder, found {found or 'no weights'}. {ACCEPTED}")
+    if len(encoders) > 1 or len({family for file in files for family in file.families.values()}) > 1:
+        raise CheckpointError(f"{where}: expected one small autoencoder, found {found}. Name one encoder's file.")
+    (encoder,) = encoders
+    family, decoders = (
+        encoder.families["encoder"],
+        [file.tensors["decoder"] for file in files if "decoder" in file.tensors],
+    )
+    name, decoder = f"{family.name} ({encoder.path.name})", decoders[0] if decoders else None
+    return TinySurrogate(name, family, encoder.tensors["encoder"], decoder, device, own_process=True, **scaled)
+
+
+def _read(path: Path) -> File:
+    parts = halves(read_tensors(path))
+    return File(path, parts, {half: family_of(half, found, str(path)) for half, found in parts.items()})
+
+
+def _files(checkpoint: Path) -> list[Path]:
+    """Those of a small autoencoder: the file named and the decoder's beside it, or what a folder has of them."""
+    if checkpoint.is_file():
+        return [checkpoint, *_beside(checkpoint)] if _is_tiny(checkpoint) else []
+    if not checkpoint.is_dir() or any((checkpoint / name).exists() for name in (*PARTS, CONFIG)):
+        return []
+    return [path for path in sorted(checkpoint.iterdir()) if _is_tiny(path)]
+
+
+def _beside(path: Path) -> list[Path]:
+    name = path.stem.replace("encoder", "decoder")
+    others = [path.with_name(name + suffix) for suffix in (path.suffix, *SUFFIXES)]
+    return [other for other in others if name != path.stem and _is_tiny(other)][:1]
+
+
+def _is_tiny(path: Path) -> bool:
+    if path.suffix.lower() not in SUFFIXES or not path.is_file() or path.stat().st_size > MAX_BYTES:
+        return False
+    try:
+        return tensors.is_tiny(read_tensors(path))
+    except CheckpointError:  # told when it is read for good
+        return "coder" in path.stem
+
+
+def _diffusers_folder(checkpoint: Path) -> Path | None:
+    """Where an AutoencoderTiny without a UNet lies, if this is one: the folder itself, or its vae/."""
+    if any((checkpoint / name).is_dir() for name in ("unet", "transformer")):
+        return None
+    folder = checkpoint / "vae" if (checkpoint / "vae").is_dir() else checkpoint
+    return folder if _config(folder).get("_class_name") == IN_DIFFUSERS else None
+
+
+def _stored(folder: Path) -> list[Path]:
+    """The weights of a diffusers folder, which may lie there in two precisions."""
+    return sorted(folder.glob("*.safetensors"), key=lambda path: ".fp16." in path.name)[:1]
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -27,6 +27,10 @@ class Family:
     pooled: bool = False
     """Its blocks at the latents' scale look at the whole picture."""
 
+    def make(self, half: str) -> nn.Sequential:
+        """The encoder or the decoder, with weights of chance."""
+        return self.encoder() if half == "encoder" else self.decoder()
+
     def encoder(self) -> nn.Sequential:
         """(B, 3, H, W) in [0, 1] -> (B, channels, H/factor, W/factor)."""
         layers = _stem(self.factor)
