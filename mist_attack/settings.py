@@ -50,14 +50,19 @@ Controls: Any = make_dataclass(
 
 
 def resolve(
-    preset: str = "default", values: Mapping[str, Any] | None = None, *, config: Path | None = None
+    preset: str = "default",
+    values: Mapping[str, Any] | None = None,
+    *,
+    config: Path | None = None,
+    usual: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Settings from a preset, then a YAML file, then single controls by name; the later wins, None means not given.
+    usual: checked controls in place of the table's defaults.
 
     values: what people ask for: any object of any type. Text is taken as it is; nothing in it is looked up.
     Raises SettingsError for an unknown preset, an unknown, ill-typed or unbounded control and an unreadable file.
     """
-    layers = [preset_controls(preset), {} if config is None else _from_file(config), checked(values or {})]
+    layers = [usual or {}, preset_controls(preset), {} if config is None else _from_file(config), checked(values or {})]
     return settings_from({name: value for layer in layers for name, value in layer.items()})
 
 

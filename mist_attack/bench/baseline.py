@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..hosts.borrowing import heap
-from ..hosts.borrowing.lending import instance_attributes, named, recomputed
-from ..hosts.headless.diffusers import RECOMPUTED, DiffusersSurrogate, fastest_format
+from ..hosts.borrowing.lending import fastest_format, instance_attributes, named, recomputed
+from ..hosts.headless.diffusers import RECOMPUTED, DiffusersSurrogate
 from ..needs import NEEDS, Objective
 from ..objectives import MIST_LATENTS
 

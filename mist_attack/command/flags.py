@@ -167,7 +167,10 @@ def _add_shared_flags(parser: argparse.ArgumentParser) -> None:
     for name in SHARED_CONTROLS:
         _add_control(group, BY_NAME[name])
     group.add_argument(
-        "--checkpoint", type=_name, metavar="FILE|DIR|demo", help="Stable Diffusion v1.x; comfyui: its name there"
+        "--checkpoint",
+        type=_name,
+        metavar="FILE|DIR|demo",
+        help="Stable Diffusion v1.x, or a small autoencoder; comfyui: its name there",
     )
     group.add_argument("--device", help=DEVICE)
     group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the UNet")

@@ -132,7 +132,7 @@ def _exit_code(statuses: list[str]) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from ..hosts.headless import diffusers
+    from ..hosts.headless import choice
     from ..hosts.headless.checkpoints import ENVIRONMENT, find_checkpoint
     from ..settings import preset_descriptions
     from ..targets import target_names
@@ -142,7 +142,7 @@ def _info(options: argparse.Namespace) -> int:
     status = DONE
     try:
         path = find_checkpoint(options.checkpoint)
-        print(f"checkpoint: {diffusers.load(path).name}, from {path}")
+        print(f"checkpoint: {choice.load(path).name}, from {path}")
     except MistError as error:
         print(f"checkpoint: {'cannot be used' if asked else error}")
         if asked:

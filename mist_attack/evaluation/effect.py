@@ -57,22 +57,28 @@ def latents_of(surrogate: Surrogate, sight: Sight, levels: Tensor) -> list[Tenso
 
 
 @torch.no_grad()
-def autoencoder_figures(surrogate: Surrogate, sight: Sight, trio: Trio) -> tuple[dict[str, Any], Pictures]:
-    """How far the latents moved, and what the decoder makes of them against the original."""
+def shift_figures(surrogate: Surrogate, sight: Sight, trio: Trio) -> dict[str, Any]:
+    """How far the latents moved, in root mean squares."""
     latents = [latents_of(surrogate, sight, levels) for levels in trio.all]
     moved, by_noise = shift(latents[0], latents[1]), shift(latents[0], latents[2])
+    over = share(moved.sums, by_noise.sums)
+    return {
+        "latent_shift": moved.rms,
+        "latent_shift_of_noise": by_noise.rms,
+        "shift_over_noise": None if over is None else over._asdict(),
+    }
+
+
+@torch.no_grad()
+def reconstruction_figures(surrogate: Surrogate, sight: Sight, trio: Trio) -> tuple[dict[str, float | None], Pictures]:
+    """What the decoder makes of each against the original. Raises CheckpointError where there is none."""
+    latents = [latents_of(surrogate, sight, levels) for levels in trio.all]
     kept = [[to_levels(surrogate.decode(z)) for z in views] for views in latents]
     originals = [to_levels(look) for look in sight.looks(surrogate, trio.before)]
     quality = [_mean_psnr(originals, views) for views in kept]
-    figures = {
-        "latent_shift": moved.rms,
-        "latent_shift_of_noise": by_noise.rms,
-        "shift_over_noise": _as_dict(share(moved.sums, by_noise.sums)),
-        "reconstruction_psnr_db_before": quality[0],
-        "reconstruction_psnr_db_after": quality[1],
-        "reconstruction_psnr_db_of_noise": quality[2],
-    }
-    return figures, {"reconstruction_before": kept[0][0].cpu(), "reconstruction_after": kept[1][0].cpu()}
+    names = [f"reconstruction_psnr_db_{name}" for name in ("before", "after", "of_noise")]
+    pictures = {"reconstruction_before": kept[0][0].cpu(), "reconstruction_after": kept[1][0].cpu()}
+    return dict(zip(names, quality, strict=True)), pictures
 
 
 @torch.no_grad()
@@ -172,7 +178,3 @@ def _mean_psnr(originals: list[Tensor], kept: list[Tensor]) -> float | None:
     values = [psnr(a, b) for a, b in zip(originals, kept, strict=True)]
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if len(known) == len(values) else None
-
-
-def _as_dict(found: Any) -> dict[str, float] | None:
-    return None if found is None else found._asdict()

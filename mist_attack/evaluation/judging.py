@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ..errors import PictureError
+from ..errors import CheckpointError, PictureError
 from ..settings import Settings
 from ..surrogate import Conditioning, Surrogate
 from .effect import (
@@ -16,9 +16,10 @@ from .effect import (
     OnPart,
     Pictures,
     Trio,
-    autoencoder_figures,
     denoising_figures,
     inpainting_figures,
+    reconstruction_figures,
+    shift_figures,
     target_figures,
     variation_figures,
 )
@@ -114,11 +115,16 @@ class _Job:
 
     def _view(self, ready: Surrogate, sight: Sight, pictures: Pictures) -> dict[str, Any]:
         self.on_part(f"latents of {sight.words}")
-        effect, made = autoencoder_figures(ready, sight, self.trio)
+        effect = shift_figures(ready, sight, self.trio)
         effect |= target_figures(ready, sight, self.trio, self.settings, self.target)
-        for name, picture in made.items():
-            pictures.setdefault(name, picture)  # of the whole, which comes first
         survival, missing = survival_figures(ready, sight, self.trio, self.conditioning, self.on_part)
+        try:
+            figures, made = reconstruction_figures(ready, sight, self.trio)
+        except CheckpointError as error:  # an encoder without its decoder
+            missing["reconstruction"] = str(error)
+        else:
+            effect |= figures
+            pictures |= {name: picture for name, picture in made.items() if name not in pictures}  # the whole's
         return {"words": sight.words, "effect": effect, "survival": survival, "not_measured": missing}
 
     def _denoiser(self, ready: Surrogate, pictures: Pictures) -> dict[str, Any]:
