@@ -55,6 +55,8 @@ def require_pair(before: Tensor, after: Tensor) -> None:
             f"Expected two pictures of one size; the original has {sizes[0]} pixels and the protected one {sizes[1]}. "
             "Compare it with the original of the same size."
         )
+    if torch.equal(before, after):
+        raise PictureError("The two pictures are equal: nothing was protected, and there is nothing to judge.")
     if before.shape[0] != 1 or before.shape[1] != 3 or before.dtype != torch.uint8 or after.dtype != torch.uint8:
         raise PictureError(f"Expected levels of shape (1, 3, H, W); got {before.dtype} of {tuple(before.shape)}.")
 
