@@ -1,4 +1,4 @@
-"""The headless command: `mist protect`, `mist info`, `mist doctor`, `mist bench`.
+"""The headless command: `mist protect`, `mist evaluate`, `mist info`, `mist doctor`, `mist bench`.
 
 Exit codes: see flags.EXIT_CODES.
 """
@@ -39,8 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     heed_signals()
-    whole, protect, info, doctor, bench = parser()
+    whole, protect, evaluate, info, doctor, bench = parser()
     protect.set_defaults(command=_protect)
+    evaluate.set_defaults(command=_evaluate)
     info.set_defaults(command=_info)
     doctor.set_defaults(command=_doctor)
     bench.set_defaults(command=_bench)
@@ -130,6 +131,12 @@ def _exit_code(statuses: list[str]) -> int:
     if not failed:
         return SOME_PASSED_OVER if passed_over else DONE
     return NOTHING_DONE if failed + passed_over == len(statuses) else SOME_FAILED
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from . import evaluate
+
+    return _exit_code(evaluate.run(options, _silent if options.quiet else _say, _complain))
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ from PIL import Image, ImageFilter, features
 from torch import Tensor
 
 from ..budget import to_levels, to_unit
-from ..errors import MistError
+from ..errors import CheckpointError, MistError
 from ..needs import possible
 from ..randomness import normal, seeded
 from ..surrogate import Conditioning, Surrogate
@@ -57,7 +57,10 @@ def transformed(
     assert transform.through is not None
     if surrogate is None or (transform.denoiser and len(surrogate.sigmas) == 0):
         raise NotMeasuredError(f"{transform.words} needs {'the whole model' if transform.denoiser else 'a model'}.")
-    return _through(transform.through, levels, surrogate, conditioning)
+    try:
+        return _through(transform.through, levels, surrogate, conditioning)
+    except CheckpointError as error:  # an encoder without its decoder
+        raise NotMeasuredError(str(error)) from error
 
 
 def _through(
