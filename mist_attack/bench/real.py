@@ -105,9 +105,9 @@ def _processes(device: torch.device) -> Iterator[Executor]:
 
 
 def _told(found: Iterable[Attacked], say: Say) -> Iterator[Attacked]:
-    way = row(*TRANSFERRED)
     for one in found:
-        say(f"  {one.model}, {one.kind}: {way}: {_words(summary([one.rows[way]]))}")
+        for way, reached in one.rows.items():
+            say(f"  {one.model}, {one.kind}: {way}: {_words(summary([reached]))}")
         yield one
 
 
