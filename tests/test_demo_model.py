@@ -1,5 +1,7 @@
 """The demo model: it can be retrained by anyone, and it is a model on which figures mean something."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import skimage.data
@@ -7,6 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from mist_attack.bench import judges
+from mist_attack.bench.reach import Reach
 from mist_attack.demo import contact_sheet, generated
 from mist_attack.demo.pictures import main as write_pictures
 from mist_attack.hosts.headless import checkpoints, diffusers
@@ -124,6 +127,23 @@ def test_the_report_names_every_model_and_figure(tmp_path, capsys, monkeypatch):
     for source, other in ((0, 1), (1, 0)):
         assert f"seed {source}'s textural attack, seen by demo model, seed {other}: 0.0 times" in printed
     assert "real: not measured" in printed
+
+
+def test_the_report_begins_with_the_real_autoencoders_that_it_is_given(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(judge.judges, "encoders", lambda folder: [folder / "taef2_encoder.pth"] if folder else [])
+    monkeypatch.setattr(judge.judges, "loaded", lambda checkpoint, device: SimpleNamespace(name=checkpoint.stem))
+    monkeypatch.setattr(judge, "protect", lambda x, model, settings: SimpleNamespace(images=x))
+    monkeypatch.setattr(
+        judge, "report", lambda checkpoint, pictures, out, chosen: (SimpleNamespace(name="demo"), chosen)
+    )
+    monkeypatch.setattr(judge, "reach", lambda model, before, after: Reach(0.4, 2.5, None))
+    judge.main(["--out", str(tmp_path / "models"), "--real", str(tmp_path), "--checkpoint", "demo", "--attacked", "1"])
+    printed = capsys.readouterr().out
+    assert printed.startswith("taef2_encoder, which nobody here trained")
+    assert "2.5 times as far as noise of the same size" in printed and "60 % off" in printed
+    for words in ("taef2_encoder's textural attack, seen by demo", "demo's textural attack, seen by taef2_encoder"):
+        assert words in printed
+    assert "not measured" not in printed
 
 
 def test_the_judge_attacks_as_the_card_says(model, monkeypatch):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from real import real as real_file
 from torch.nn import functional
 
 from mist_attack.bench import judged_tables, judges, quality, real, unseen
@@ -254,3 +255,19 @@ def test_pictures_that_anyone_has_come_at_any_side(side):
     found = unseen.pictures(1, side)
     assert list(found) == ["drawing", "lineart", "painting", "photograph"]
     assert all(x.shape == (1, 3, side, side) and float(x.std()) > 0.02 for (x,) in found.values())
+
+
+def test_a_real_autoencoder_gives_way_and_what_is_left_of_it_can_be_seen():
+    model = judges.loaded(real_file(), CPU)
+    (x,) = unseen.pictures(1, SIDE)["photograph"]
+    found = {levels: reach(model, x, real.protected(model, x, "quick", levels)) for levels in (4, 16)}
+    assert found[16].left < found[4].left < 0.95
+    assert found[16].times_noise > 1.3 and found[16].lost_db > found[4].lost_db > 0
+    assert judges.encoders(judges.real_folder(real_file().parent))[0] == real_file()
+
+
+def test_an_encoder_alone_judges_too():
+    model = judges.loaded(real_file("taesana_encoder.pth"), CPU)
+    (x,) = unseen.pictures(1, SIDE)["photograph"]
+    found = reach(model, x, real.protected(model, x, "quick", 16))
+    assert found.left < 0.95 and found.lost_db is None
