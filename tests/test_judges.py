@@ -176,8 +176,8 @@ def test_without_a_real_autoencoder_its_column_says_so(here):
     assert list(found["judged"]) == ["demo model"]
     shown = judged_tables.judged_section(found)
     lines = [line for line in shown.splitlines() if line.startswith("| quick, 16")]
-    assert len(lines) == 1 and lines[0].split(" | ")[1] == "not measured"
-    assert "| way, strength | a real autoencoder | demo model |" in shown
+    assert len(lines) == 1 and lines[0].split(" | ")[1:3] == ["not measured"] * 2
+    assert "| way, strength | TAEF2 | TAESANA | demo model |" in shown
 
 
 def test_real_autoencoders_come_first_and_mists_own_picture_is_in_the_table_of_transfer(here):
@@ -185,7 +185,8 @@ def test_real_autoencoders_come_first_and_mists_own_picture_is_in_the_table_of_t
     assert "| way, strength | TAEF2 | TAESANA | demo model |" in shown
     assert "| attacked on | TAEF2 | TAESANA | demo model |" in shown
     assert "| SD v1.4: Mist's published picture | 1.7 times | 1.7 times | not measured |" in shown
-    assert judged_tables.judged_section({}) == "Not measured.\n"
+    nothing = judged_tables.judged_section({})
+    assert nothing.startswith("Not measured.\n") and "published picture | 1.7 times | 1.7 times |" in nothing
 
 
 @pytest.mark.parametrize("flag", [True, False])

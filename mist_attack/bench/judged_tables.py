@@ -9,18 +9,16 @@ PUBLISHED = {"TAEF2": 1.68, "TAESANA": 1.72}
 fused, 16 levels, 100 steps, SD v1.4, 512 px) moves the latents of each, over noise of the same size. Measured by
 `reach` on 2026-11-28; the pictures are no part of this repository."""
 NOT_MEASURED = "not measured"
-REAL = "a real autoencoder"
 Figures = dict[str, Any]
 
 
 def judged_section(figures: Figures) -> str:
-    """A table of what is reached and one of what is left on another model; where no real autoencoder was measured, a
-    column says so."""
+    """A table of what is reached and one of what is left on another model. The autoencoders of PUBLISHED have a column
+    where they were not measured too, which says so."""
     judged: Figures = figures.get("judged", {})
-    if not judged:
-        return f"{NOT_MEASURED.capitalize()}.\n"
-    models = [*([] if any(told["real"] for told in judged.values()) else [REAL]), *judged]
-    return f"{_reached(judged, models)}\n{_transferred(figures.get('transfer', {}), models)}"
+    models = [*(name for name in PUBLISHED if name not in map(_short, judged)), *judged]
+    reached = _reached(judged, models) if judged else f"{NOT_MEASURED.capitalize()}.\n"
+    return f"{reached}\n{_transferred(figures.get('transfer', {}), models)}"
 
 
 def _reached(judged: Figures, models: list[str]) -> str:
