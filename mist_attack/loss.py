@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .objectives import LatentObjective
 from .surrogate import Surrogate
-from .transforms import Transform, Turns
+from .turns import Transform, Turns
 from .views import View
 
 

@@ -20,7 +20,7 @@ from .report import Report, pixel_figures
 from .settings import Settings
 from .surrogate import Conditioning, Surrogate, out_of_memory
 from .targets import PatternTarget, PictureTarget
-from .transforms import Turns
+from .turns import Turns
 from .views import View, plan
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-ENVIRONMENT = "MIST_REAL_AUTOENCODER"
+from mist_attack.bench.judges import ENVIRONMENT
+
 USUAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "real_autoencoders"
 
 
