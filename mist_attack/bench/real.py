@@ -66,7 +66,7 @@ def figures(asked: Asked, say: Say) -> Figures:
     pictures = unseen.pictures(asked.each, asked.side, asked.pictures)
     jobs = [Job(path, asked.device, kind, x) for path in checkpoints for kind, of in pictures.items() for x in of]
     say(f"textural, {asked.side} px, {len(jobs) // len(checkpoints)} pictures on each of {len(checkpoints)} models")
-    with _processes(asked.device) as processes:
+    with on_processes(asked.device) as processes:
         found = list(_told(processes.map(attacked, jobs), say))
         transfer = _transfer(found, [(path, asked.device) for path in checkpoints], processes)
     kinds = {kind: len(members) for kind, members in pictures.items()}
@@ -97,7 +97,7 @@ def summary(rows: Sequence[Reach]) -> Figures:
 
 
 @contextmanager
-def _processes(device: torch.device) -> Iterator[Executor]:
+def on_processes(device: torch.device) -> Iterator[Executor]:
     """On a CPU one for each thread: such small models leave most of a second core idle."""
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as processes:
