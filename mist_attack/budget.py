@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 TONE_TOLERANCE = 0.02 / 255
 TONE_ROUNDS = 50
 SHRINKING_ROUNDS, THRESHOLDS = 16, 26
+WIDER = 2.0
 FORGIVEN = 1e-3
 """Levels that float rounding may add: of k / 255 * 255, say."""
 
@@ -152,8 +153,9 @@ class CappedL2(Budget):
 
 
 class HiddenL2(CappedL2):
-    """A ball in other coordinates: a change is `weight` times its colours pressed, u -> chroma * u + (1 - chroma) * the
-    mean of u's three channels, and it is u's root mean square that is at most `rms`. So the change's own is too.
+    """A ball that is narrow where a change is seen: besides its own root mean square, that of its coordinates u is at
+    most WIDER times `rms`. A change is `weight` times u, its colours pressed: chroma * u + (1 - chroma) * the mean of
+    u's channels. A picture full of structure is bounded by the first, one of flat parts by the second.
 
     weight: (1, 1, H, W) in (0, 1], what each pixel bears. chroma: in (0, 1], how far colours may go against lightness.
     """
@@ -180,7 +182,7 @@ class HiddenL2(CappedL2):
         return _pressed(along, self.chroma).mul_(self.weight).div_(size)
 
     def nearest(self, delta: Tensor) -> Tensor:
-        """Not the nearest, but inside: towards zero into the ball, into the box, and into the ball again."""
+        """Not the nearest, but inside: towards zero into the balls, into the box, and into the balls again."""
         for _ in range(2):
             delta.mul_(self._scale(delta)).clamp_(-self.reach, self.reach)
             delta.add_(self.x0).clamp_(0, 1).sub_(self.x0)
@@ -188,7 +190,8 @@ class HiddenL2(CappedL2):
 
     def _scale(self, delta: Tensor) -> Tensor:
         inverse = torch.where(self.weight > 0, 1 / self.weight, 0)
-        return _root(self.most, _power(_pressed(delta * inverse, 1 / self.chroma))).clamp_(max=1)
+        hidden = _root(WIDER**2 * self.most, _power(_pressed(delta * inverse, 1 / self.chroma)))
+        return torch.minimum(hidden, _root(self.most, _power(delta))).clamp_(max=1)
 
 
 def _pressed(values: Tensor, chroma: float) -> Tensor:

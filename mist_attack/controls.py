@@ -56,8 +56,8 @@ class Settings:
         limits=(0.1, 255),
         step=0.1,
         scale=LEVELS,
-        hint="Budget l2: the root mean square of the whole change is at most this, in grey levels. 8 is 30 dB of PSNR, "
-        "3.2 is 38 dB; with hiding it is less.",
+        hint="Budget l2: the root mean square of the whole change is at most this, in grey levels. 8 is 30 dB of PSNR "
+        "or more, 3.2 is 38 dB.",
     )
     """Unit range."""
     hiding: float = control(

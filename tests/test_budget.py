@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mist_attack.budget import FORGIVEN, CappedL2, HiddenL2, Linf, budget_for, to_levels, to_unit
+from mist_attack.budget import FORGIVEN, WIDER, CappedL2, HiddenL2, Linf, budget_for, to_levels, to_unit
 from mist_attack.errors import BudgetError
 from mist_attack.hiding import FLAT, PRICE, hidden_weight
 from mist_attack.pgd import pgd
@@ -214,14 +214,14 @@ def in_its_own_coordinates(budget, x):
 
 @given(seed=st.integers(0, 2**31), chroma=st.floats(0.05, 1))
 @settings(max_examples=40, deadline=None)
-def test_a_hidden_ball_is_a_ball_in_its_own_coordinates_and_so_in_plain_ones(seed, chroma):
+def test_a_hidden_ball_is_one_in_plain_coordinates_and_a_wider_one_in_its_own(seed, chroma):
     generator = seeded(seed)
     weight = torch.rand(1, 1, 8, 8, generator=generator) * 0.95 + 0.05
     budget = hidden(grey(8), rms=4, weight=weight, chroma=chroma)
     x = budget.project(grey(8) + torch.randn(1, 3, 8, 8, generator=generator))
-    size = float(in_its_own_coordinates(budget, x).square().mean().sqrt()) * 255
-    assert size == pytest.approx(4, rel=1e-4) or float((x - grey(8)).abs().max()) == pytest.approx(0.5, abs=0.01)
-    assert square_sum(x - grey(8)) ** 0.5 * 255 <= 4 * (3 * 64) ** 0.5 * (1 + 1e-5)
+    sizes = [in_its_own_coordinates(budget, x) / WIDER, x - grey(8)]
+    largest = max(float(size.square().mean().sqrt()) * 255 for size in sizes)
+    assert largest == pytest.approx(4, rel=1e-4)
 
 
 def test_a_step_of_a_hidden_ball_goes_furthest_down_for_its_size():

@@ -1,4 +1,4 @@
-"""How visible each preset is, and what it takes off the distance to the target, plainly and after what happens on the web,
+"""How visible each preset is and what it takes off the distance to the target, plainly and after the web had it,
 beside Mist's own loop at 16 levels and at the strength that is as visible.
 
 A preset's figures hold on pictures that no tuning saw, judged by an autoencoder that nobody here trained, the textural
