@@ -17,7 +17,7 @@ OFF = {
 
 
 def balance_section(figures: Figures) -> str:
-    """What is seen, what is taken off, and by how much that is more than Mist's loop takes off where it is as visible."""
+    """What is seen, what is taken off, and that over what Mist's loop takes off where it is as visible."""
     found = figures.get("balance")
     if not found:
         return f"{NOT_MEASURED.capitalize()}.\n"
