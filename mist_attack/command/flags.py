@@ -12,7 +12,18 @@ from ..controls import BY_NAME
 from ..errors import SettingsError
 
 FORMATS = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}
-BENCH_PARTS = ("real", "steps", "tiles", "scaling", "costs256", "peaks256", "costs512", "peaks512")
+BENCH_PARTS = (
+    "visibility",
+    "survival",
+    "real",
+    "steps",
+    "tiles",
+    "scaling",
+    "costs256",
+    "peaks256",
+    "costs512",
+    "peaks512",
+)
 GPU_PARTS = ("gradients", "cost", "pictures", "comfyui", "suite")
 DEVICE = "cpu, cuda:1, mps, xpu ... (default: the accelerator, if any)"
 ENGINES = ("single", "ray", "comfyui")
