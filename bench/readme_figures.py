@@ -9,12 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mist_attack.bench.balance_table import balance_section
 from mist_attack.bench.gpu.table import table as card_table
+from mist_attack.bench.judged_tables import judged_section
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 RESULTS, CARD_RESULTS = ROOT / "bench" / "results.json", ROOT / "bench" / "results-gpu.json"
 MARKS = "<!-- from bench/results.json -->\n", "<!-- end -->"
+JUDGED_MARKS = "<!-- judged, from bench/results.json -->\n", "<!-- end of judged -->"
+BALANCE_MARKS = "<!-- balance, from bench/results.json -->\n", "<!-- end of balance -->"
 CARD_MARKS = "<!-- from bench/results-gpu.json -->\n", "<!-- end of bench/results-gpu.json -->"
 NO_CARD = """\
 It has not run on a card with this version. What is known was measured by hand, at an earlier state (one NVIDIA H200,
@@ -98,8 +102,16 @@ def between(marks: tuple[str, str], text: str, readme: str) -> str:
 
 
 def written(readme: str, figures: Figures, card: Figures | None) -> str:
-    """The README with both sections."""
-    return between(CARD_MARKS, card_section(card), between(MARKS, table(figures), readme))
+    """The README with all sections."""
+    sections = {
+        BALANCE_MARKS: balance_section(figures),
+        JUDGED_MARKS: judged_section(figures),
+        MARKS: table(figures),
+        CARD_MARKS: card_section(card),
+    }
+    for marks, text in sections.items():
+        readme = between(marks, text, readme)
+    return readme
 
 
 def read(path: Path) -> Figures | None:

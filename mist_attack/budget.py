@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import BudgetError
+from .hiding import hidden_weight
 from .randomness import uniform
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 TONE_TOLERANCE = 0.02 / 255
 TONE_ROUNDS = 50
 SHRINKING_ROUNDS, THRESHOLDS = 16, 26
+WIDER = 2.0
 FORGIVEN = 1e-3
 """Levels that float rounding may add: of k / 255 * 255, say."""
 
@@ -56,7 +58,7 @@ class Budget:
         """The nearest member after one correction of the tone; works in place."""
         delta = x.sub_(self.x0)
         if self.tone is not None:
-            delta.sub_(self.tone.shift(delta))
+            self.tone.correct(delta)
         return self.nearest(delta).add_(self.x0).clamp_(0, 1)
 
     def nearest(self, delta: Tensor) -> Tensor:
@@ -102,12 +104,16 @@ class Linf(Budget):
 class CappedL2(Budget):
     """A ball within the box: the root mean square of the change is at most `rms`, unit range, scaled by the mask too.
 
-    Steps go along the gradient, at a root mean square of 1 over the picture.
+    Steps go along the gradient, at a root mean square of 1 over the picture, from the picture itself: a random start
+    would fill the ball with noise.
     """
 
     def __init__(self, x0: Tensor, epsilon: float, mask: Tensor, *, rms: float, keep_tone: bool) -> None:
         super().__init__(x0, epsilon, mask, keep_tone=keep_tone)
         self.most = rms**2 * _power(mask.expand_as(x0))
+
+    def start(self, generator: torch.Generator | None) -> Tensor:
+        return self.x0.clone()
 
     def direction(self, gradient: Tensor) -> Tensor:
         return gradient.div_(_power(gradient).div(gradient.numel()).sqrt().clamp(min=torch.finfo(gradient.dtype).tiny))
@@ -146,16 +152,72 @@ class CappedL2(Budget):
         return bool(_power(shift.float()) <= shift.numel() * (rms + FORGIVEN) ** 2)
 
 
-class _Tone:
-    """The mean of each channel over the values that may move. room: (1, 3, H, W) bool."""
+class HiddenL2(CappedL2):
+    """A ball that is narrow where a change is seen: besides its own root mean square, that of its coordinates u is at
+    most WIDER times `rms`. A change is `weight` times u, its colours pressed: chroma * u + (1 - chroma) * the mean of
+    u's channels. A picture full of structure is bounded by the first, one of flat parts by the second.
 
-    def __init__(self, room: Tensor) -> None:
-        self.room = room
+    weight: (1, 1, H, W) in (0, 1], what each pixel bears. chroma: in (0, 1], how far colours may go against lightness.
+    """
+
+    def __init__(
+        self,
+        x0: Tensor,
+        epsilon: float,
+        mask: Tensor,
+        *,
+        rms: float,
+        weight: Tensor,
+        chroma: float,
+        keep_tone: bool,
+    ) -> None:
+        super().__init__(x0, epsilon, mask, rms=rms, keep_tone=keep_tone)
+        self.weight, self.chroma = weight * mask, chroma
+        if self.tone is not None:  # a shift of all would show in the flat parts
+            self.tone = _Tone(self.tone.room, self.weight.square())
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        along = _pressed(gradient.mul_(self.weight), self.chroma)
+        size = _power(along).div(along.numel()).sqrt().clamp(min=torch.finfo(along.dtype).tiny)
+        return _pressed(along, self.chroma).mul_(self.weight).div_(size)
+
+    def nearest(self, delta: Tensor) -> Tensor:
+        """Not the nearest, but inside: towards zero into the balls, into the box, and into the balls again."""
+        for _ in range(2):
+            delta.mul_(self._scale(delta)).clamp_(-self.reach, self.reach)
+            delta.add_(self.x0).clamp_(0, 1).sub_(self.x0)
+        return delta.mul_(self._scale(delta))
+
+    def _scale(self, delta: Tensor) -> Tensor:
+        inverse = torch.where(self.weight > 0, 1 / self.weight, 0)
+        hidden = _root(WIDER**2 * self.most, _power(_pressed(delta * inverse, 1 / self.chroma)))
+        return torch.minimum(hidden, _root(self.most, _power(delta))).clamp_(max=1)
+
+
+def _pressed(values: Tensor, chroma: float) -> Tensor:
+    """(1, 3, H, W): what the channels have in common stays, the rest becomes `chroma` times as large."""
+    if chroma == 1:
+        return values
+    return values.mean(1, keepdim=True).mul(1 - chroma).add(values, alpha=chroma)
+
+
+class _Tone:
+    """The mean of each channel over the values that may move. room: (1, 3, H, W) bool. weight: (1, 1, H, W) or 1, by
+    which a correction goes."""
+
+    def __init__(self, room: Tensor, weight: Tensor | float = 1.0) -> None:
+        self.room, self.weight = room, weight
         self.count = room.sum(dim=(2, 3), keepdim=True).clamp(min=1)
+        self.held = (room * weight).sum(dim=(2, 3), keepdim=True)
 
     def shift(self, delta: Tensor) -> Tensor:
         """(1, 3, 1, 1)"""
         return (delta * self.room).sum(dim=(2, 3), keepdim=True) / self.count
+
+    def correct(self, delta: Tensor) -> None:
+        """Take the shift away; in place."""
+        share = self.shift(delta) * self.count / self.held.clamp(min=torch.finfo(delta.dtype).tiny)
+        delta.sub_(share * self.weight)
 
 
 def budget_for(images: Tensor, mask: Tensor | None, settings: Settings) -> Budget:
@@ -163,7 +225,14 @@ def budget_for(images: Tensor, mask: Tensor | None, settings: Settings) -> Budge
     if mask is None:
         mask = images.new_ones(1, 1, 1, 1, dtype=torch.float32).expand(1, 1, *images.shape[2:])
     x0 = to_unit(to_levels(images))
-    return Linf(x0, settings.epsilon, mask.to(x0), keep_tone=settings.keep_tone)
+    mask, hidden = mask.to(x0), settings.hiding > 0
+    weight = hidden_weight(x0, settings.hiding) if hidden else torch.ones_like(mask)
+    if settings.budget == "linf":
+        return Linf(x0, settings.epsilon, mask * weight, keep_tone=settings.keep_tone)
+    ball = {"rms": settings.rms, "keep_tone": settings.keep_tone}
+    if not hidden and settings.chroma == 1:
+        return CappedL2(x0, settings.epsilon, mask, **ball)
+    return HiddenL2(x0, settings.epsilon, mask, weight=weight, chroma=settings.chroma, **ball)
 
 
 def to_levels(images: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from .control import EXPONENT, LEVELS, PIXELS, SEMANTIC, TEXTURAL, Objective, co
 Gradient = Literal["exact", "sds", "amortised"]
 Direction = Literal["ascent", "descent"]
 ViewKind = Literal["whole", "tiles", "both"]
+Shape = Literal["linf", "l2"]
+Transforms = Literal["none", "reduction", "web", "harsh"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,46 @@ class Settings:
         hint="How far any value may move, in grey levels of 0 to 255. 16 is Mist's; 8 is half as visible and weaker.",
     )
     """L-infinity cap of the perturbation, unit range."""
+    budget: Shape = control(
+        "linf",
+        label="Budget",
+        choices=get_args(Shape),
+        hint="How the change is bounded within the strength. linf: each value alone, Mist's. l2: the whole change too, "
+        "by its RMS, so that it goes where it works.",
+    )
+    rms: float = control(
+        8.0,
+        label="RMS",
+        limits=(0.1, 255),
+        step=0.1,
+        scale=LEVELS,
+        hint="Budget l2: the root mean square of the whole change is at most this, in grey levels. 8 is 30 dB of PSNR "
+        "or more, 3.2 is 38 dB.",
+    )
+    """Unit range."""
+    hiding: float = control(
+        0.0,
+        label="Hiding",
+        limits=(0, 10),
+        step=0.1,
+        hint="How much the change keeps to where the picture's own structure hides it; flat parts get next to nothing. "
+        "0 is off, 1 a good measure, more is stricter.",
+    )
+    """Of SSIM's curvature in the budget: see hiding.py."""
+    chroma: float = control(
+        1.0,
+        label="Colour",
+        limits=(0.05, 1),
+        step=0.05,
+        hint="Budget l2: how far colours may go, over lightness. People see changes of colour sooner than models do.",
+    )
+    transforms: Transforms = control(
+        "none",
+        label="Transforms",
+        choices=get_args(Transforms),
+        hint="What the change is made to survive, a step each in turns: nothing; reduction; web: reduction and JPEG; "
+        "harsh: reduction and strong JPEG.",
+    )
     step_size: float = control(
         1.0,
         name="step",

@@ -9,13 +9,15 @@ from torch import Tensor
 
 from .objectives import LatentObjective
 from .surrogate import Surrogate
+from .turns import Transform, Turns
 from .views import View
 
 
 class PictureLoss:
     """The mean of the objective over the views; see pgd.Loss for the contract.
 
-    Per step and view: one encoder forward, one encoder backward, and what the objective needs at the latents.
+    Per step and view: one encoder forward, one encoder backward, and what the objective needs at the latents. The model
+    sees each step's picture through one of `turns`, and every measured one as it is.
     """
 
     def __init__(
@@ -24,10 +26,11 @@ class PictureLoss:
         views: Sequence[View],
         objectives: Sequence[LatentObjective],
         generator: torch.Generator,
+        turns: Turns | None = None,
     ) -> None:
-        self.surrogate, self.generator = surrogate, generator
+        self.surrogate, self.generator, self.turns = surrogate, generator, turns or Turns("none", 0)
         self.pairs = list(zip(views, objectives, strict=True))
-        self.deterministic = all(objective.deterministic for objective in objectives)
+        self.deterministic = self.turns.deterministic and all(objective.deterministic for objective in objectives)
 
     def value(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -35,9 +38,9 @@ class PictureLoss:
         return torch.stack(losses).mean()
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        losses, gradient = [], None
+        losses, gradient, transform = [], None, self.turns.next()
         for view, objective in self.pairs:
-            loss, part = self._one(view, objective, x)
+            loss, part = self._one(view, objective, x, transform)
             losses.append(loss)
             if gradient is None and part.shape == x.shape:
                 gradient = part  # the view of the whole comes first: no further array of its size
@@ -53,9 +56,9 @@ class PictureLoss:
             rows = [objective.measure(self._latents(view, x), seed) for view, objective in self.pairs]
         return {name: float(torch.stack([row[name] for row in rows]).mean()) for name in rows[0]}
 
-    def _one(self, view: View, objective: LatentObjective, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _one(self, view: View, objective: LatentObjective, x: Tensor, transform: Transform) -> tuple[Tensor, Tensor]:
         region = view.region(x).detach().requires_grad_()
-        latents = self.surrogate.encode(view.look(region))
+        latents = self.surrogate.encode(transform(view.look(region)))
         loss, latent_gradient = objective.value_and_gradient(latents.detach(), self.generator)
         (gradient,) = torch.autograd.grad(latents, region, latent_gradient)
         return loss.sum(), gradient.mul_(view.weight(gradient))

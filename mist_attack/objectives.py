@@ -8,7 +8,7 @@ Normalisation: both terms are means per image, and fused = textural - (semantic_
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -150,14 +150,18 @@ class Semantic:
         return self.sign * loss, self.sign * gradient
 
     def measure(self, latents: Tensor, seed: int) -> dict[str, Tensor]:
+        return {"denoising_loss": torch.stack(self.losses(latents, seed, JUDGED_TIMESTEPS)).mean()}
+
+    def losses(self, latents: Tensor, seed: int, shares: Sequence[float]) -> list[Tensor]:
+        """The denoising loss at these shares of the schedule, a draw for each."""
         generator = seeded(latents.device, seed)
         losses = []
         with torch.no_grad():
-            for share in JUDGED_TIMESTEPS:
+            for share in shares:
                 sigma = self.surrogate.sigmas[int(share * len(self.surrogate.sigmas))].expand(len(latents))
                 noise = normal(latents, generator)
                 losses.append(_mean_square(self._error(latents, noise, sigma)).mean())
-        return {"denoising_loss": torch.stack(losses).mean()}
+        return losses
 
     def _through(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         leaf = latents.detach().requires_grad_()

@@ -9,6 +9,7 @@ import yaml
 
 from .errors import SettingsError, quoted
 
+DEFAULT, BALANCED = "default", "balanced"
 PRESETS_FILE = Path(__file__).with_name("presets.yaml")
 
 
@@ -26,6 +27,13 @@ def preset_controls(name: str) -> dict[str, Any]:
     if not isinstance(name, str) or name not in presets:
         raise SettingsError(f"Unknown preset {quoted(name)}. Choose one of: {', '.join(presets)}.")
     return presets[name].get("controls", {})
+
+
+def node_presets() -> dict[str, dict[str, Any]]:
+    """What a node offers, and what each fills. There "default" fills nothing, as workflows that were saved before
+    November 2026 mean it, and what the other faces call so is BALANCED."""
+    others = {name: preset_controls(name) for name in preset_names() if name != DEFAULT}
+    return {BALANCED: preset_controls(DEFAULT), **others, DEFAULT: {}}
 
 
 def _presets() -> dict[str, Any]:

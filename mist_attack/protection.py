@@ -20,6 +20,7 @@ from .report import Report, pixel_figures
 from .settings import Settings
 from .surrogate import Conditioning, Surrogate, out_of_memory
 from .targets import PatternTarget, PictureTarget
+from .turns import Turns
 from .views import View, plan
 
 
@@ -143,7 +144,7 @@ class _Job:
         original = to_levels(budget.x0)
         height, width = image.shape[2:]
         objectives, target_name = objectives_for(ready, settings, views, height, width, self.target, self.conditioning)
-        loss = PictureLoss(ready, views, objectives, generator)
+        loss = PictureLoss(ready, views, objectives, generator, Turns(settings.transforms, settings.seed))
 
         before = loss.measure(budget.x0, settings.seed)
         movable = bool(budget.allowed.any())

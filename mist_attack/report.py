@@ -89,20 +89,28 @@ def ssim(a: Tensor, b: Tensor) -> float | None:
     sigma 1.5, mean over the positions where it fits and over the channels."""
     if min(a.shape[2:]) < SSIM_WINDOW:
         return None
-    total, count = 0.0, 0
+    return float(similarity(a, b)[0].mean())
+
+
+def similarity(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Of two (1, 3, H, W) pictures in levels: means by channel, (3,) float64 each, of SSIM and of its part without
+    the luminance. Sides of SSIM_WINDOW or more."""
+    totals, count = torch.zeros(2, 3, dtype=torch.float64, device=a.device), 0
     for s, t in _strips(a, b, SSIM_WINDOW - 1):
-        similarity = _ssim_map(s.float(), t.float())
-        total, count = total + float(similarity.double().sum()), count + similarity.numel()
-    return total / count
+        maps = torch.cat(_ssim_maps(s.float(), t.float()))  # (2, 3, h, w)
+        totals, count = totals + maps.double().sum(dim=(2, 3)), count + maps[0, 0].numel()
+    whole, structure = totals / count
+    return whole, structure
 
 
-def _ssim_map(a: Tensor, b: Tensor) -> Tensor:
+def _ssim_maps(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     mean_a, mean_b = _blur(a), _blur(b)
     var_a, var_b = _blur(a * a) - mean_a**2, _blur(b * b) - mean_b**2
     covariance = _blur(a * b) - mean_a * mean_b
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
-    return luminance * (2 * covariance + c2) / (var_a + var_b + c2)
+    structure = (2 * covariance + c2) / (var_a + var_b + c2)
+    return luminance * structure, structure
 
 
 def _blur(image: Tensor) -> Tensor:

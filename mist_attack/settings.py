@@ -16,7 +16,18 @@ from omegaconf import BooleanNode, FloatNode, IntegerNode, StringNode
 from omegaconf.errors import OmegaConfBaseException
 
 from .control import KINDS, MAX_TEXT, Control, exponent_of
-from .controls import BY_NAME, CONTROLS, Direction, Gradient, Settings, ViewKind, controls_from, settings_from
+from .controls import (
+    BY_NAME,
+    CONTROLS,
+    Direction,
+    Gradient,
+    Settings,
+    Shape,
+    Transforms,
+    ViewKind,
+    controls_from,
+    settings_from,
+)
 from .errors import SettingsError, quoted
 from .presets import preset_controls, preset_descriptions, preset_names
 from .settings_file import read_config
@@ -28,6 +39,8 @@ __all__ = [
     "Direction",
     "Gradient",
     "Settings",
+    "Shape",
+    "Transforms",
     "ViewKind",
     "checked",
     "controls_from",
@@ -36,6 +49,7 @@ __all__ = [
     "preset_descriptions",
     "preset_names",
     "resolve",
+    "settings_from",
 ]
 
 LIMITS = {known.name: known.limits for known in CONTROLS if known.limits}
@@ -50,14 +64,19 @@ Controls: Any = make_dataclass(
 
 
 def resolve(
-    preset: str = "default", values: Mapping[str, Any] | None = None, *, config: Path | None = None
+    preset: str = "default",
+    values: Mapping[str, Any] | None = None,
+    *,
+    config: Path | None = None,
+    usual: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Settings from a preset, then a YAML file, then single controls by name; the later wins, None means not given.
+    usual: checked controls in place of the table's defaults.
 
     values: what people ask for: any object of any type. Text is taken as it is; nothing in it is looked up.
     Raises SettingsError for an unknown preset, an unknown, ill-typed or unbounded control and an unreadable file.
     """
-    layers = [preset_controls(preset), {} if config is None else _from_file(config), checked(values or {})]
+    layers = [usual or {}, preset_controls(preset), {} if config is None else _from_file(config), checked(values or {})]
     return settings_from({name: value for layer in layers for name, value in layer.items()})
 
 

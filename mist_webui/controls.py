@@ -55,8 +55,8 @@ def _widget(name: str, where: str) -> Any:
 
 
 def _values_of_preset(preset: str) -> list[Any]:
-    controls = dict(DEFAULTS) if preset != "default" else {name: options.default(name) for name in NAMES}
-    controls |= preset_controls(preset)
+    page = {name: options.default(name) for name in NAMES}
+    controls = page if preset == "default" else DEFAULTS | preset_controls(preset)
     return [controls[name] for name in NAMES]
 
 
@@ -64,7 +64,9 @@ def settings_from(arguments: tuple[Any, ...]) -> Settings:
     """Of the widgets' values, or of one dict of them (and a preset), as API users write it; what is not given is as
     the settings page has it. Raises SettingsError."""
     if not arguments or not isinstance(arguments[0], dict):
-        return options.settings_from(dict(zip(NAMES, arguments, strict=False)))
+        given = dict(zip(NAMES, arguments, strict=False))
+        earlier = DEFAULTS if given and "budget" not in given else {}  # a list from before there was one: Mist's
+        return options.settings_from({**earlier, **given})
     values = dict(arguments[0])
     preset = values.pop("preset", "default")
     return options.settings_from(values, preset)

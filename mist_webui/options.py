@@ -15,6 +15,7 @@ from modules.paths_internal import default_output_dir
 from mist_attack.control import Control
 from mist_attack.controls import CONTROLS, DEFAULTS, Settings
 from mist_attack.devices import doctor
+from mist_attack.presets import preset_controls
 from mist_attack.settings import resolve
 from mist_attack.targets import target_names
 
@@ -45,11 +46,13 @@ WIDGETS: dict[str, tuple[str, Any, dict[str, Any]]] = {
 }
 """Every control: label, gradio class, its options."""
 HINTS = {control.name: control.explained("webui") for control in CONTROLS}
+FIRST: dict[str, Any] = DEFAULTS | preset_controls("default")
+"""With what a new settings page begins."""
 
 
 def default(name: str) -> Any:
-    """Of a control, as the settings page has it; without a page (--nowebui), as the engine has it."""
-    return getattr(shared.opts, f"mist_{name}", DEFAULTS[name])
+    """Of a control, as the settings page has it; without a page (--nowebui), as a new one has it."""
+    return getattr(shared.opts, f"mist_{name}", FIRST[name])
 
 
 def output_folder() -> Path:
@@ -75,9 +78,23 @@ def machine_text() -> str:
     return "<br>".join([*lines, WHOLE_DOCTOR])
 
 
+def _begun() -> Mapping[str, Any]:
+    """What new settings begin with. Beside those that someone changed before there was a budget to choose, Mist's, as
+    then; a page that nobody changed begins anew."""
+    saved = {name: shared.opts.data[f"mist_{name}"] for name in WIDGETS if f"mist_{name}" in shared.opts.data}
+    if not saved or "budget" in saved:
+        return FIRST
+    if any(value != DEFAULTS[name] for name, value in saved.items()):
+        return DEFAULTS
+    for name in saved:
+        del shared.opts.data[f"mist_{name}"]
+    return FIRST
+
+
 def on_ui_settings() -> None:
+    first = _begun()
     for name, (label, component, options) in WIDGETS.items():
-        option = shared.OptionInfo(DEFAULTS[name], label, component, options, section=SECTION)
+        option = shared.OptionInfo(first[name], label, component, options, section=SECTION)
         shared.opts.add_option(f"mist_{name}", option.info(HINTS[name]).needs_reload_ui())
     machine = shared.OptionHTML(machine_text())
     machine.section = SECTION

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..mist_attack.errors import SettingsError, quoted
+from ..mist_attack.presets import node_presets
 from .packages import engine
 from .schema import KEEP_SIZE, SIZES, WORKING_SIZE
 
@@ -18,11 +19,11 @@ Controls = dict[str, Any]
 def settings_of(preset: str, widgets: Controls, options: Controls | None) -> Settings:
     """What the preset names wins over the widgets and the options: they always hold a value. Raises SettingsError."""
     with engine():
-        from ..mist_attack.settings import preset_controls, resolve
+        from ..mist_attack.settings import checked, settings_from
     controls = {**_given(options), **widgets}
     controls.pop("output_size", None)
-    named = preset_controls(preset)
-    return resolve(preset, {name: value for name, value in controls.items() if name not in named})
+    filled = node_presets()[one_of("preset", preset, list(node_presets()))]
+    return settings_from(checked({**controls, **filled}))
 
 
 def wants_working_size(options: Controls | None) -> bool:

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..mist_attack.control import Control
 from ..mist_attack.controls import BY_NAME, CONTROLS
-from ..mist_attack.presets import preset_controls, preset_names
+from ..mist_attack.presets import BALANCED, node_presets
 
 OPTIONS = ("gradient", "direction", "step", "step_decay", "view", "working_size")
 MORE_OPTIONS = ("low_vram", "keep_tone", "prompt", "momentum")
@@ -72,12 +72,12 @@ def named(values: dict[str, Any]) -> dict[str, Any]:
 
 def preset_widget() -> io.Input:
     tip = f"A named preset fills these, whatever the widgets and options say. {preset_contents()}"
-    return io.Combo.Input("preset", options=preset_names(), default=preset_names()[0], tooltip=tip)
+    return io.Combo.Input("preset", options=list(node_presets()), default=BALANCED, tooltip=tip)
 
 
 def preset_contents() -> str:
     """What each fills, for people."""
-    return " ".join(f"{name}: {_contents(preset_controls(name))}." for name in preset_names())
+    return " ".join(f"{name}: {_contents(filled)}." for name, filled in node_presets().items())
 
 
 def _contents(filled: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ import torch
 
 from bench import readme_figures
 from mist_attack.bench import baseline, command, meters, quality, tiles
+from mist_attack.bench.asked import Asked
 from mist_attack.bench.baseline import MistV1, MistV1Once, as_published, mist_v1
 from mist_attack.bench.cost import Variant, amortised, bare_step, kept_step, our_step, seconds
 from mist_attack.hosts.headless import diffusers
@@ -16,6 +17,7 @@ from mist_attack.settings import Settings
 from mist_attack.targets import pattern
 
 SIDE = 64
+ASKED = Asked(device=torch.device("cpu"), rounds=2)
 
 
 @pytest.fixture(scope="module")
@@ -283,14 +285,14 @@ def made(monkeypatch):
 
 
 def test_each_part_has_a_process_of_its_own_and_joins_the_earlier_figures(tmp_path, monkeypatch, made):
-    parts = {name: lambda *_, name=name: {name: 1.0} for name in ("one", "two")}
+    parts = {name: lambda asked, say, name=name: {name: asked.rounds} for name in ("one", "two")}
     monkeypatch.setattr(command, "PARTS", parts)
     out = tmp_path / "new" / "results.json"
-    command.run(torch.device("cpu"), torch.float32, 3, out, ["one"])
-    command.run(torch.device("cpu"), torch.float32, 3, out, ["two"])
+    command.run(ASKED, out, ["one"])
+    command.run(ASKED, out, ["two"])
     assert made == [(1, "spawn"), "closed"] * 2
     figures = json.loads(out.read_text(encoding="utf-8"))
-    assert {"one": 1.0, "two": 1.0}.items() <= figures.items() and figures["machine_two"]["dtype"] == "float32"
+    assert {"one": 2, "two": 2}.items() <= figures.items() and figures["machine_two"]["dtype"] == "float32"
 
 
 @pytest.mark.parametrize(
@@ -325,9 +327,9 @@ def test_the_steps_that_are_enough_are_so_on_every_demo_model(monkeypatch, made,
     monkeypatch.setattr(
         quality, "steps_to_match", lambda model, *rest: quality.Matched(found[model.name], strength, kinds)
     )
-    monkeypatch.setattr(quality, "pictures", dict)
+    monkeypatch.setattr(command.unseen, "pictures", lambda each: {})
     monkeypatch.setattr(command.torch, "set_num_threads", lambda threads: None)
-    figures = command.steps(torch.device("cpu"), torch.float32, 1, lambda line: None)
+    figures = command.steps(ASKED, lambda line: None)
     assert made[0] == (2, "spawn")
     assert figures["steps_to_mist_100_fused"] == figures["steps_to_mist_100_textural"] == enough
     assert figures["strength_by_steps_fused"] == {"first": strength, "second": strength}
@@ -352,7 +354,7 @@ def test_scaling_is_by_pixel_and_against_the_first_side(demo, monkeypatch):
     monkeypatch.setattr(command, "Clock", Ticks)
     monkeypatch.setattr(command, "_lacks_memory", lambda device, side, needed, say: side == 512)
     monkeypatch.setattr(command.cost, "our_step", lambda ready, side, settings: lambda: side**2)
-    found = command.scaling(torch.device("cpu"), torch.float32, 2, lambda line: None)
+    found = command.scaling(ASKED, lambda line: None)
     assert found == {"cost_per_pixel_by_side": {"256": 1.0, "1024": pytest.approx(4.0)}}
 
 
@@ -411,5 +413,5 @@ def test_a_loss_without_a_model_costs_the_loop_its_arrays_alone():
 def test_where_memory_is_short_the_large_part_is_left_out_and_said(monkeypatch):
     monkeypatch.setattr(command, "available_bytes", lambda _: 2**30)
     said = []
-    assert command.costs(512)(torch.device("cpu"), torch.float32, 1, said.append) == {}
+    assert command.costs(512)(ASKED, said.append) == {}
     assert "18 GiB" in said[0]

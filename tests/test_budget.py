@@ -5,17 +5,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mist_attack.budget import FORGIVEN, CappedL2, Linf, to_levels, to_unit
+from mist_attack.budget import FORGIVEN, WIDER, CappedL2, HiddenL2, Linf, budget_for, to_levels, to_unit
 from mist_attack.errors import BudgetError
+from mist_attack.hiding import FLAT, PRICE, hidden_weight
 from mist_attack.pgd import pgd
+from mist_attack.settings import Settings, resolve
 
 SHAPES = {
     "linf": Linf,
     "capped l2": lambda *args, **more: CappedL2(*args, rms=5 / 255, **more),
     "a small ball": lambda *args, **more: CappedL2(*args, rms=0.7 / 255, **more),
+    "a hidden ball": lambda x0, *args, **more: HiddenL2(
+        x0, *args, rms=5 / 255, weight=hidden_weight(x0, 1), chroma=0.4, **more
+    ),
 }
-"""A row for each shape: its promises are tested below. CappedL2's own is tested by its formulas."""
+"""A row for each shape: its promises are tested below. CappedL2's and HiddenL2's own are tested by their formulas."""
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+convex = pytest.mark.parametrize("shape", list(SHAPES.values())[:3], ids=list(SHAPES)[:3])
 
 
 def seeded(seed):
@@ -67,7 +73,7 @@ def test_what_is_projected_is_a_member_and_stays_where_it_is(shape, seed, streng
     require_member(budget, budget.start(generator))
 
 
-@shapes
+@convex
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**31), strength=st.floats(0, 64))
 def test_the_projection_is_the_nearest_member(shape, seed, strength):
@@ -88,7 +94,7 @@ def test_the_projection_is_the_nearest_member(shape, seed, strength):
 def test_what_is_rounded_keeps_the_promise_and_passes_the_check(shape, seed, strength):
     budget, generator = random_budget(shape, seed, strength)
     levels = budget.quantize(budget.project(budget.x0 + wild(budget, generator)))
-    require_member(budget, to_unit(levels), levels=FORGIVEN)
+    require_member(budget, to_unit(levels), levels=FORGIVEN * 1.01)
     budget.check(levels)
 
 
@@ -189,3 +195,85 @@ def test_rounding_into_a_ball_takes_little_and_no_side():
 
 def test_a_zero_gradient_has_no_direction():
     assert not ball(grey(), 16, 4).direction(torch.zeros(1, 3, 32, 32)).any()
+
+
+# The hidden ball
+
+
+def hidden(x0, *, rms, weight, chroma, strength=200, mask=None, keep_tone=False):
+    mask = torch.ones(1, 1, *x0.shape[2:]) if mask is None else mask
+    return HiddenL2(x0, strength / 255, mask, rms=rms / 255, weight=weight, chroma=chroma, keep_tone=keep_tone)
+
+
+def in_its_own_coordinates(budget, x):
+    """u, by solving delta = weight * (chroma * u + (1 - chroma) * mean of u), channel by channel."""
+    delta = (x - budget.x0).double() / budget.weight
+    common = delta.mean(1, keepdim=True)
+    return common + (delta - common) / budget.chroma
+
+
+@given(seed=st.integers(0, 2**31), chroma=st.floats(0.05, 1))
+@settings(max_examples=40, deadline=None)
+def test_a_hidden_ball_is_one_in_plain_coordinates_and_a_wider_one_in_its_own(seed, chroma):
+    generator = seeded(seed)
+    weight = torch.rand(1, 1, 8, 8, generator=generator) * 0.95 + 0.05
+    budget = hidden(grey(8), rms=4, weight=weight, chroma=chroma)
+    x = budget.project(grey(8) + torch.randn(1, 3, 8, 8, generator=generator))
+    sizes = [in_its_own_coordinates(budget, x) / WIDER, x - grey(8)]
+    largest = max(float(size.square().mean().sqrt()) * 255 for size in sizes)
+    assert largest == pytest.approx(4, rel=1e-4)
+
+
+def test_a_step_of_a_hidden_ball_goes_furthest_down_for_its_size():
+    """Of all changes whose coordinates have a root mean square of 1, none has a larger product with the gradient."""
+    generator, gradient = seeded(5), torch.randn(1, 3, 8, 8, generator=seeded(6))
+    budget = hidden(grey(8), rms=4, weight=torch.rand(1, 1, 8, 8, generator=generator) + 0.01, chroma=0.3)
+    step = budget.direction(gradient.clone())
+    assert float(in_its_own_coordinates(budget, grey(8) + step).square().mean()) == pytest.approx(1, rel=1e-3)
+    for _ in range(50):
+        other = torch.randn(1, 3, 8, 8, generator=generator)
+        size = in_its_own_coordinates(budget, grey(8) + other).square().mean().sqrt().float()
+        assert float((gradient * other / size).sum()) <= float((gradient * step).sum())
+
+
+def test_masked_pixels_of_a_hidden_ball_do_not_move_and_soft_ones_bear_less():
+    mask = torch.ones(1, 1, 16, 16)
+    mask[..., :8], mask[..., 8:12] = 0, 0.5
+    budget = hidden(grey(16), rms=4, weight=torch.ones(1, 1, 16, 16), chroma=0.5, mask=mask)
+    step = budget.direction(torch.ones(1, 3, 16, 16))
+    assert not step[..., :8].any() and torch.allclose(step[..., 8:12] * 4, step[..., 12:])
+    x = budget.project(grey(16) + step)
+    assert torch.isfinite(x).all() and torch.equal(x[..., :8], budget.x0[..., :8])
+
+
+def test_the_tone_is_kept_where_the_picture_hides_it():
+    weight = torch.full((1, 1, 16, 16), 0.1)
+    weight[..., 8:] = 1
+    budget = hidden(grey(16), rms=50, weight=weight, chroma=1, strength=50, keep_tone=True)
+    moved = budget.project(grey(16) + 1 / 255) - budget.x0
+    assert float(moved.mean()) == pytest.approx(0, abs=1e-7)
+    taken = 1 / 255 - moved
+    assert float(taken[..., 8:].mean() / taken[..., :8].mean()) == pytest.approx(100, rel=1e-3)
+
+
+def test_what_the_picture_hides_bears_more_by_the_formula():
+    """A flat part, and noise of a known variance: one over the root of 1 + PRICE * FLAT / (2 * variance + FLAT)."""
+    picture = torch.full((1, 3, 128, 256), 0.5)
+    picture[..., 128:] += torch.randn(1, 1, 128, 128, generator=seeded(7)) * 20 / 255
+    weight = hidden_weight(picture, 2)
+    assert float(weight[..., 20:-20, 20:100].max()) == pytest.approx((1 + 2 * PRICE) ** -0.5, rel=1e-3)
+    noisy = float(weight[..., 20:-20, 150:-20].mean())
+    variance = 20**2 * (1 - 1 / (4 * torch.pi * 1.5**2))  # of white noise about its mean under the window
+    assert noisy == pytest.approx((1 + 2 * PRICE * FLAT / (2 * variance + FLAT)) ** -0.5, rel=0.05)
+    assert torch.equal(hidden_weight(picture, 0), torch.ones(1, 1, 128, 256))
+    assert torch.isfinite(hidden_weight(picture[..., :1, :1], 1)).all()
+
+
+def test_the_settings_name_the_shape():
+    def shape(**asked):
+        return budget_for(torch.rand(1, 3, 8, 8), None, resolve("mist", asked))
+
+    assert type(shape()) is Linf and type(shape(budget="l2")) is CappedL2
+    assert type(shape(budget="l2", hiding=1)) is type(shape(budget="l2", chroma=0.5)) is HiddenL2
+    flat = budget_for(torch.full((1, 3, 16, 16), 0.5), None, Settings(hiding=1))
+    assert float(flat.reach.max()) == pytest.approx(16 / 255 * (1 + PRICE) ** -0.5)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from mist_attack.controls import BY_NAME, CONTROLS
 from mist_attack.protection import protect
-from mist_attack.settings import Controls, preset_controls, preset_names, resolve
+from mist_attack.settings import Controls, Settings, preset_controls, preset_names, resolve
 from mist_attack.targets import target_names
 
 WIDGETS = {"preset": "default", "mode": "fused", "strength": 16.0, "steps": 3, "fusion_weight": 1.0, "seed": 23}
@@ -82,6 +82,7 @@ def test_ids_and_inputs_are_a_public_api(host):
         "MistOptions": [
             *("gradient", "direction", "step", "step_decay", "view", "working_size"),
             *("output_size", "low_vram", "keep_tone", "prompt", "momentum"),
+            *("budget", "rms", "hiding", "chroma", "transforms"),
         ],
         "MistEvaluate": ["before", "after", "vae", "mode", "seed", *model, "target", "options"],
         "MistSaveImage": ["image", "filename_prefix", "format", "data_mining", "embed_workflow", "alpha"],
@@ -111,7 +112,8 @@ def test_widgets_start_at_mists_numbers_and_offer_what_the_engine_knows(host):
             if "default" in x.keywords and x.id not in ("preset", "output_size"):
                 assert x.keywords["default"] == defaults[words.get(x.id, x.id)], x.id
     offered = {(node, x.id): x.keywords.get("options") for node in host.nodes for x in schema(host, node).inputs}
-    assert offered["MistProtect", "preset"] == preset_names()
+    presets = offered["MistProtect", "preset"]
+    assert presets[0] == "balanced" and set(presets) == {"balanced", *preset_names()}
     assert offered["MistTarget", "pattern"] == target_names()
     for choice in offered["MistOptions", "view"]:
         resolve("default", {"view": choice})
@@ -124,13 +126,15 @@ def test_widgets_have_the_tables_range_and_say_what_a_preset_fills(host):
             found = inputs[control.widget_name].keywords
             assert (found["min"], found["max"]) == control.limits
             assert type(found["min"]) is type(found["max"]) is control.kind
-    for name in preset_names():
+    for name in preset_names():  # what is the default elsewhere is filled by "balanced"
         for filled, value in preset_controls(name).items():
             assert f"{BY_NAME[filled].label.lower()} {BY_NAME[filled].shown(value)}" in inputs["preset"].tooltip
 
 
-@pytest.mark.parametrize("preset", preset_names())
+@pytest.mark.parametrize("preset", ["balanced", *preset_names()])
 def test_a_saved_workflow_with_a_preset_and_untouched_widgets_does_what_the_preset_says(host, preset):
+    """Where it says "default" it has been saved before there was a budget to choose: Mist's numbers, as ever."""
+    expected = {"balanced": resolve("default"), "default": Settings()}.get(preset) or resolve(preset)
     saved = {"preset": preset, "mode": "fused", "strength": 16.0, "steps": 100, "fusion_weight": 1.0, "seed": 23}
     options = {"gradient": "exact", "direction": "ascent", "step": 1.0, "step_decay": False, "view": "whole"}
     options |= {"working_size": 512, "output_size": "keep", "low_vram": False, "keep_tone": True}
@@ -139,7 +143,7 @@ def test_a_saved_workflow_with_a_preset_and_untouched_widgets_does_what_the_pres
     request = sys.modules[host.nodes["MistOptions"].__module__.replace(".options", ".request")]
     widgets = {"objective" if name == "mode" else name: value for name, value in saved.items() if name != "preset"}
     for given in (None, asked):
-        assert request.settings_of(preset, widgets, given).as_dict() == resolve(preset).as_dict()
+        assert request.settings_of(preset, widgets, given).as_dict() == expected.as_dict()
 
 
 def test_an_input_that_is_no_widget_is_refused(host):
@@ -162,7 +166,7 @@ def test_the_result_is_the_engines_own(host, mode):
     result = protected(host, image, mode=mode)
     with torch.inference_mode(False):
         planes = image.movedim(-1, 1).clone()
-        expected = protect(planes, ToySurrogate(), resolve("default", {"objective": mode, "steps": 3})).images
+        expected = protect(planes, ToySurrogate(), Settings(objective=mode, steps=3)).images
     assert torch.equal(result, expected.movedim(1, -1))
     assert not torch.equal(result, image)
     assert torch.equal(result, protected(host, image, mode=mode))
@@ -432,7 +436,7 @@ def test_a_pattern_from_the_target_node_is_the_engines_pattern(host, size):
     assert not torch.equal(wired, protected(host, image, mode="textural", options=options))
     if size == (40, 48):  # no padding and no reduction: the very same target
         with torch.inference_mode(False):
-            named = resolve("default", {"objective": "textural", "steps": 3, "target": "rings", "working_size": 64})
+            named = Settings(objective="textural", steps=3, target="rings", working_size=64)
             expected = protect(image.movedim(-1, 1).clone(), ToySurrogate(), named).images
         assert torch.equal(wired, expected.movedim(1, -1))
     else:  # drawn at the scale at which the model looks: 48 x 85 rounded to 64 x 64 or more

@@ -1,11 +1,15 @@
 """The demo model: it can be retrained by anyone, and it is a model on which figures mean something."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import skimage.data
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from mist_attack.bench import judges
+from mist_attack.bench.reach import Reach
 from mist_attack.demo import contact_sheet, generated
 from mist_attack.demo.pictures import main as write_pictures
 from mist_attack.hosts.headless import checkpoints, diffusers
@@ -111,6 +115,7 @@ def test_the_report_names_every_model_and_figure(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         judge.style, "samples", lambda ready, prompt, count, side: [torch.zeros(1, 3, side, side)] * count
     )
+    monkeypatch.delenv("MIST_REAL_AUTOENCODER", raising=False)
     judge.main(["--out", str(tmp_path / "models")])
     printed = capsys.readouterr().out
     models = sorted(path.name for path in checkpoints.DEMO.glob("seed*"))
@@ -121,6 +126,24 @@ def test_the_report_names_every_model_and_figure(tmp_path, capsys, monkeypatch):
         assert printed.count(words) >= len(models), words
     for source, other in ((0, 1), (1, 0)):
         assert f"seed {source}'s textural attack, seen by demo model, seed {other}: 0.0 times" in printed
+    assert "real: not measured" in printed
+
+
+def test_the_report_begins_with_the_real_autoencoders_that_it_is_given(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(judge.judges, "encoders", lambda folder: [folder / "taef2_encoder.pth"] if folder else [])
+    monkeypatch.setattr(judge.judges, "loaded", lambda checkpoint, device: SimpleNamespace(name=checkpoint.stem))
+    monkeypatch.setattr(judge, "protect", lambda x, model, settings: SimpleNamespace(images=x))
+    monkeypatch.setattr(
+        judge, "report", lambda checkpoint, pictures, out, chosen: (SimpleNamespace(name="demo"), chosen)
+    )
+    monkeypatch.setattr(judge, "reach", lambda model, before, after: Reach(0.4, 2.5, None))
+    judge.main(["--out", str(tmp_path / "models"), "--real", str(tmp_path), "--checkpoint", "demo", "--attacked", "1"])
+    printed = capsys.readouterr().out
+    assert printed.startswith("taef2_encoder, which nobody here trained")
+    assert "2.5 times as far as noise of the same size" in printed and "60 % off" in printed
+    for words in ("taef2_encoder's textural attack, seen by demo", "demo's textural attack, seen by taef2_encoder"):
+        assert words in printed
+    assert "not measured" not in printed
 
 
 def test_the_judge_attacks_as_the_card_says(model, monkeypatch):
@@ -132,15 +155,6 @@ def test_the_judge_attacks_as_the_card_says(model, monkeypatch):
     assert found["loss_times"] > 1.3
     assert found["gradient_ratio"] > 0 and found["seconds_per_step"] > 0
     assert 0.05 < found["semantic_norm"] / found["textural_norm"] < 20  # each contributes
-
-
-def test_what_an_attack_reaches_is_measured_against_random_signs(model, monkeypatch):
-    monkeypatch.setattr(judge, "SIDE", 64)
-    x = square("coffee", 64)
-    signs = torch.randint(2, x.shape, generator=torch.Generator().manual_seed(2)) * 2 - 1
-    assert judge.reach(model, x, x) == (0, 0)
-    assert judge.reach(model, x, (x + EPSILON * signs).clamp(0, 1))[0] == pytest.approx(1)
-    assert judge.reach(model, x, pattern("lattice", 64, 64))[1] == pytest.approx(1)
 
 
 def test_each_prompt_is_known_and_another_is_refused(model):
@@ -177,21 +191,45 @@ def test_the_demos_pictures_are_real_small_and_three(tmp_path):
     assert all(np.asarray(image).std() > 30 for image in found)
 
 
-def test_the_contact_sheet_shows_what_was_written(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """Of one picture, protected by the command."""
     from mist_attack.command import main
 
-    monkeypatch.chdir(tmp_path)
+    folder = tmp_path_factory.mktemp("report")
     levels = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
-    Image.fromarray(levels).save("a.png")
-    arguments = ["--checkpoint", "demo", "--steps", "1", "--report", "out/report.json", "--quiet"]
-    assert main.main(["protect", "a.png", "--out", "out", *arguments]) == 0
-    monkeypatch.setattr("sys.argv", ["contact_sheet", "out/report.json"])
+    Image.fromarray(levels).save(folder / "a.png")
+    arguments = ["--checkpoint", "demo", "--steps", "1", "--report", str(folder / "report.json"), "--quiet"]
+    assert main.main(["protect", str(folder / "a.png"), "--out", str(folder / "out"), *arguments]) == 0
+    return folder / "report.json"
+
+
+def shown(report, monkeypatch, *flags):
+    monkeypatch.setattr("sys.argv", ["contact_sheet", str(report), *flags])
     contact_sheet.main()
-    sheet = np.asarray(Image.open("out/contact_sheet.png"))
-    top, left = contact_sheet.HEADER, contact_sheet.MARGIN
-    shown = sheet[top : top + 64, left : left + 48]
-    assert np.array_equal(shown, levels)
-    assert sheet.shape[1] == contact_sheet.MARGIN + 7 * (contact_sheet.CELL + contact_sheet.MARGIN)
+    return np.asarray(Image.open(report.with_name("contact_sheet.png")))
+
+
+def test_the_contact_sheet_shows_what_was_written_and_that_the_model_was_made_attackable(report, monkeypatch):
+    monkeypatch.delenv("MIST_REAL_AUTOENCODER", raising=False)
+    sheet = shown(report, monkeypatch)
+    top, left, line = contact_sheet.HEADER, contact_sheet.MARGIN, contact_sheet.LINE
+    assert np.array_equal(sheet[top : top + 64, left : left + 48], np.asarray(Image.open(report.with_name("a.png"))))
+    assert sheet.shape[1] == left + 7 * (contact_sheet.CELL + left)
+    told = Image.new("RGB", (sheet.shape[1], line), "white")
+    ImageDraw.Draw(told).text((left, 4), contact_sheet.NOTE, fill=contact_sheet.WARNING)
+    assert np.array_equal(sheet[:line], np.asarray(told)) and "trained to be attackable" in contact_sheet.NOTE
+
+
+def test_the_contact_sheet_shows_what_a_real_autoencoder_makes_of_it(report, monkeypatch, capsys):
+    """The second demo model in its place."""
+    monkeypatch.setattr(judges, "encoders", lambda folder: [checkpoints.find_checkpoint("demo:1")] if folder else [])
+    sheet = shown(report, monkeypatch, "--real", str(report.parent))
+    assert sheet.shape[1] == contact_sheet.MARGIN + 9 * (contact_sheet.CELL + contact_sheet.MARGIN)
+    left = contact_sheet.MARGIN + 7 * (contact_sheet.CELL + contact_sheet.MARGIN)
+    cell = sheet[contact_sheet.HEADER : contact_sheet.HEADER + 64, left : left + 48]
+    assert cell.std() > 5
+    assert "a.png, protected against the demo model, seen by demo model, seed 1: " in capsys.readouterr().out
 
 
 def test_another_number_of_threads_reaches_the_objective_within_1_percent(model, unseen):

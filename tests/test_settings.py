@@ -7,9 +7,10 @@ from mist_attack.errors import SettingsError
 from mist_attack.settings import LIMITS, MAX_TEXT, Controls, Settings, preset_descriptions, preset_names, resolve
 
 
-def test_defaults_are_mists_numbers():
-    settings = resolve()
-    assert settings == Settings()
+def test_what_nothing_is_said_of_has_mists_number():
+    settings = resolve("mist")
+    assert settings == Settings(keep_tone=False)
+    assert (settings.budget, settings.hiding, settings.chroma, settings.transforms) == ("linf", 0, 1, "none")
     assert settings.epsilon == pytest.approx(16 / 255)
     assert settings.step_size == pytest.approx(1 / 255)
     assert (settings.steps, settings.working_size, settings.objective) == (100, 512, "fused")
@@ -39,11 +40,17 @@ def test_every_preset_resolves_and_says_what_it_is():
     assert not resolve("mist").keep_tone
 
 
+def test_the_default_is_the_balanced_one_and_moves_no_value_further_than_mist():
+    settings = resolve()
+    assert settings == resolve("default") and settings.budget == "l2" and settings.transforms == "web"
+    assert settings.epsilon == resolve("mist").epsilon and settings.rms < settings.epsilon and settings.steps <= 15
+
+
 def test_every_control_reaches_a_setting():
     changed = Controls(
         strength=3, steps=5, step=2, step_decay=True, objective="semantic", fusion_weight=2, gradient="sds",
         momentum=0.5, direction="descent", view="tiles", working_size=256, keep_tone=False, prompt="x", target="rings",
-        low_vram=True, seed=1,
+        low_vram=True, seed=1, budget="l2", rms=3, hiding=1, chroma=0.5, transforms="web",
     )  # fmt: skip
     differing = [f.name for f in dataclasses.fields(Settings) if getattr(changed.settings(), f.name) != f.default]
     assert set(differing) == {f.name for f in dataclasses.fields(Settings)} - {"random_start"}
@@ -195,7 +202,7 @@ def test_bad_files_are_refused(tmp_path, text, said):
 
 @pytest.mark.parametrize("text", ["", "# nothing yet\n", "---\n"])
 def test_an_empty_file_asks_for_nothing(tmp_path, text):
-    assert settings_of(tmp_path, text) == Settings()
+    assert settings_of(tmp_path, text) == resolve()
 
 
 def test_a_file_that_cannot_be_opened_is_named_once(tmp_path):

@@ -14,11 +14,14 @@ from fakes import webui_face
 from fakes.webui_face import QUICK, face, interrupt_at, painting, shift
 from PIL import Image
 
+from mist_attack.controls import DEFAULTS, settings_from
 from mist_attack.errors import CheckpointError, SettingsError
 from mist_attack.pictures.reading import read_mask
-from mist_attack.settings import Controls, Settings, preset_controls, preset_names
+from mist_attack.settings import Controls, Settings, preset_controls, preset_names, resolve
 
 ROOT = Path(__file__).parent.parent
+NEW = ("budget", "rms", "hiding", "chroma", "transforms")
+"""The controls of November 2026."""
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +58,32 @@ def test_the_numbers_of_a_preset_are_on_its_sliders(preset):
 
 def test_widgets_give_floats_and_api_users_names():
     values = [getattr(Controls(), name) for name in face.controls.NAMES]
-    assert face.controls.settings_from(tuple(values)) == face.controls.settings_from(()) == Settings()
-    assert face.controls.settings_from(({"steps": 3},)) == Settings(steps=3)
+    assert face.controls.settings_from(tuple(values)) == Settings()
+    assert face.controls.settings_from(()) == resolve()
+    assert face.controls.settings_from(({"steps": 3},)) == resolve("default", {"steps": 3})
+
+
+def test_a_list_of_values_from_before_there_was_a_budget_means_what_it_meant():
+    old = face.controls.NAMES[: face.controls.NAMES.index("budget")]
+    values = [getattr(Controls(), name) for name in old]
+    assert face.controls.settings_from(tuple(values)) == Settings()
+
+
+def test_a_settings_page_that_someone_changed_before_there_was_a_budget_keeps_mists(shared):
+    added = {}
+    shared.opts.add_option = lambda name, info: added.update({name: info.default})
+    saved = {f"mist_{name}": value for name, value in DEFAULTS.items() if name not in NEW}
+    for changed, expected in (({}, resolve()), ({"mist_strength": 8}, Settings(epsilon=8 / 255))):
+        shared.opts.data = saved | changed
+        face.options.on_ui_settings()
+        page = {name: (added | shared.opts.data)[f"mist_{name}"] for name in DEFAULTS}
+        assert settings_from(page) == expected
+    shared.opts.data = saved | {f"mist_{name}": DEFAULTS[name] for name in NEW}  # Mist's numbers, chosen since
+    face.options.on_ui_settings()
+    assert settings_from({name: shared.opts.data[f"mist_{name}"] for name in DEFAULTS}) == Settings()
+
+
+def test_an_unknown_control_is_refused_and_a_seed_drawn():
     settings = face.options.settings_from({"steps": 20.0, "seed": -1})
     assert settings.steps == 20 and settings.seed >= 0
     for unknown in ({"strenght": 3}, {"strenght": None}):

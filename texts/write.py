@@ -19,7 +19,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from mist_attack.control import Control, Face  # noqa: E402
 from mist_attack.controls import BY_NAME, CONTROLS  # noqa: E402
-from mist_attack.presets import preset_controls, preset_names  # noqa: E402
+from mist_attack.presets import node_presets  # noqa: E402
 
 LANGUAGES = {"zh": "zh_CN", "ja": "ja_JP"}
 """ComfyUI's name of a language, and the web UI's."""
@@ -100,12 +100,12 @@ class _Translated:
     def preset(self, tooltip: str) -> Words:
         del tooltip
         words = self.words["presets"]
-        filled = [f"{name}{words['is']}{self._contents(name)}{words['stop']}" for name in preset_names()]
+        filled = [f"{name}{words['is']}{self._contents(name)}{words['stop']}" for name in node_presets()]
         return {"name": words["label"], "tooltip": "".join([words["intro"], *filled])}
 
     def _contents(self, preset: str) -> str:
         words, values = self.words["presets"], self.words["values"]
-        filled = [(BY_NAME[name], value) for name, value in preset_controls(preset).items()]
+        filled = [(BY_NAME[name], value) for name, value in node_presets()[preset].items()]
         told = [f"{_label(self.words, known)} {values.get(s := known.shown(value), s)}" for known, value in filled]
         return words["join"].join(told) or words["nothing"]
 

@@ -1,7 +1,8 @@
 """Judge the demo models on pictures they have not seen: `python -m training.judge --out demo/models`.
 
 Prints the figures of the model card (README.md beside this file) and leaves sheets of samples to look at. By default
-the pictures are those of generated.py, which anyone has; --unseen FOLDER takes others, one sub-folder per kind.
+the pictures are those of generated.py, which anyone has; --unseen FOLDER takes others, one sub-folder per kind. With
+--real, autoencoders that nobody made attackable are judged first.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mist_attack.bench import judges, unseen
+from mist_attack.bench.reach import reach
 from mist_attack.demo import generated
 from mist_attack.evaluation import img2img, reconstruct
 from mist_attack.hosts.headless import diffusers
@@ -26,7 +29,6 @@ from mist_attack.hosts.headless.checkpoints import demo_models, find_checkpoint
 from mist_attack.pictures.reading import to_u8
 from mist_attack.protection import objectives_for, protect
 from mist_attack.settings import Settings
-from mist_attack.targets import pattern
 from mist_attack.views import plan
 
 from . import style
@@ -37,22 +39,6 @@ LINEAR = "linear.safetensors"
 DENOISING = "denoising loss by band, median", "... over the linear one's, median", "... the same, of sums"
 PROMPTS = "", "a painting", "a photo", "a drawing", "line art"
 Pictures = Mapping[str, Sequence[Tensor]]
-
-
-def load(folder: Path) -> dict[str, list[Tensor]]:
-    """Kind -> pictures, (1, 3, SIDE, SIDE) in [0, 1]: shorter side reduced, centre cropped."""
-    kinds = sorted(path for path in folder.iterdir() if path.is_dir())
-    return {kind.name: [_square(path) for path in sorted(kind.iterdir())] for kind in kinds}
-
-
-def _square(path: Path) -> Tensor:
-    with Image.open(path) as image:
-        image = image.convert("RGB")
-    factor = SIDE / min(image.size)
-    image = image.resize((max(SIDE, round(image.width * factor)), max(SIDE, round(image.height * factor))))
-    left, top = (image.width - SIDE) // 2, (image.height - SIDE) // 2
-    array = np.asarray(image.crop((left, top, left + SIDE, top + SIDE)))
-    return torch.from_numpy(array.copy()).permute(2, 0, 1)[None].float() / 255
 
 
 class LinearCode:
@@ -156,7 +142,7 @@ def denoising(ready: Any, pictures: Pictures, linear: LinearDenoiser) -> list[tu
 
 
 def attack(model: Any, pictures: Sequence[Tensor]) -> tuple[dict[str, float], list[Tensor]]:
-    """Medians over the pictures at 16 levels, 100 steps: times_noise and off_target (see reach), loss_times (judged by
+    """Medians over the pictures at 16 levels, 100 steps: times_noise and off_target (see Reach), loss_times (judged by
     fresh draws); of the fused objective textural_norm and semantic_norm (of its terms' gradients at the picture's
     latents), gradient_ratio (semantic over textural, mean over the steps) and seconds_per_step. And the pictures after
     the textural attack."""
@@ -164,7 +150,7 @@ def attack(model: Any, pictures: Sequence[Tensor]) -> tuple[dict[str, float], li
     attacked = []
     for x in pictures:
         textural = protect(x, model, Settings(objective="textural", epsilon=EPSILON, working_size=SIDE))
-        times_noise, off_target = reach(model, x, textural.images)
+        reached = reach(model, x, textural.images)
         semantic = protect(x, model, Settings(objective="semantic", epsilon=EPSILON, working_size=SIDE)).reports[0]
         begun = time.perf_counter()
         fused = protect(x, model, Settings(epsilon=EPSILON, steps=20, working_size=SIDE)).reports[0]
@@ -172,8 +158,8 @@ def attack(model: Any, pictures: Sequence[Tensor]) -> tuple[dict[str, float], li
         norms = model.run(lambda ready, x=x: gradient_norms(ready, x), 1, SIDE, SIDE)
         rows.append(
             {
-                "times_noise": times_noise,
-                "off_target": off_target,
+                "times_noise": reached.times_noise,
+                "off_target": 1 - reached.left,
                 "loss_times": semantic.after["denoising_loss"] / semantic.before["denoising_loss"],
                 "textural_norm": norms[0],
                 "semantic_norm": norms[1],
@@ -197,16 +183,6 @@ def gradient_norms(ready: Any, picture: Tensor, draws: int = 16) -> tuple[float,
         for part in (objective.textural, objective.semantic)
     )
     return float(textural[0]), objective.share * float(torch.stack(semantic).mean())
-
-
-def reach(model: Any, picture: Tensor, attacked: Tensor) -> tuple[float, float]:
-    """How far the latents moved, over how far random signs of the budget move them; and the share of their distance to
-    the target's that is gone."""
-    signs = torch.randint(2, picture.shape, generator=torch.Generator().manual_seed(2)) * 2 - 1
-    seen = picture, (picture + EPSILON * signs).clamp(0, 1), attacked, pattern(Settings().target, SIDE, SIDE)
-    clean, random, moved, target = (model.run(lambda ready, y=y: _encoded(ready, y), 1, SIDE, SIDE) for y in seen)
-    times_noise = float((moved - clean).norm() / (random - clean).norm())
-    return times_noise, 1 - float((moved - target).norm() / (clean - target).norm())
 
 
 @torch.no_grad()
@@ -261,7 +237,7 @@ def report(checkpoint: str, pictures: Pictures, out: Path, chosen: Sequence[Tens
 
     model.run(judge, 1, SIDE, SIDE)
     found, attacked = attack(model, chosen)
-    print(f"  textural, 100 steps: latents move {found['times_noise']:.1f} times as far as by random signs")
+    print(f"  textural, 100 steps: latents move {found['times_noise']:.1f} times as far as by noise of its size")
     print(f"  ... and {100 * found['off_target']:.0f} % off the distance to the target")
     print(f"  semantic, 100 steps: denoising loss times {found['loss_times']:.2f} (fresh draws)")
     norms = f"textural {found['textural_norm']:.2e}, semantic {found['semantic_norm']:.2e}"
@@ -270,16 +246,28 @@ def report(checkpoint: str, pictures: Pictures, out: Path, chosen: Sequence[Tens
     return model, attacked
 
 
+def on_real(checkpoint: Path, chosen: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
+    """Prints what the textural attack does to an autoencoder that nobody made attackable; as `report`."""
+    model = judges.loaded(checkpoint, torch.device("cpu"))
+    settings = Settings(objective="textural", epsilon=EPSILON, working_size=SIDE)
+    attacked = [protect(x, model, settings).images for x in chosen]
+    print(f"{model.name}, which nobody here trained; textural, 100 steps")
+    seen("  ... its own attack", model, attacked, chosen)
+    return model, attacked
+
+
 def transfer(found: Sequence[tuple[Any, list[Tensor]]], chosen: Sequence[Tensor]) -> None:
     """Prints what each model's attack does to the others."""
     for source, attacked in found:
         for other in (other for other, _ in found if other is not source):
-            rows = [reach(other, x, y) for x, y in zip(chosen, attacked, strict=True)]
-            times_noise, off_target = (median(values) for values in zip(*rows, strict=True))
-            print(
-                f"{source.name}'s textural attack, seen by {other.name}: {times_noise:.1f} times as far as random signs"
-            )
-            print(f"  ... and {100 * off_target:.0f} % off the distance to the target")
+            seen(f"{source.name}'s textural attack, seen by {other.name}", other, attacked, chosen)
+
+
+def seen(words: str, model: Any, attacked: Sequence[Tensor], chosen: Sequence[Tensor]) -> None:
+    rows = [reach(model, x, y) for x, y in zip(chosen, attacked, strict=True)]
+    times_noise, left = (median(getattr(row, name) for row in rows) for name in ("times_noise", "left"))
+    print(f"{words}: {times_noise:.1f} times as far as noise of the same size")
+    print(f"  ... and {100 * (1 - left):.0f} % off the distance to the target", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -287,12 +275,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--unseen", type=Path, help="pictures, one sub-folder per kind")
     parser.add_argument("--checkpoint", nargs="+", default=demo_models(), help="default: every demo model there is")
     parser.add_argument("--attacked", type=int, default=2, help="pictures of each kind that are attacked")
+    parser.add_argument("--real", type=Path, help=f"small autoencoders of others (default: {judges.ENVIRONMENT})")
     parser.add_argument("--out", type=Path, required=True, help="folder for the sheets")
     options = parser.parse_args(arguments)
+    real = judges.encoders(judges.real_folder(options.real))
     options.out.mkdir(parents=True, exist_ok=True)
-    pictures = load(options.unseen) if options.unseen else generated.unseen()
+    pictures = unseen.pictures(side=SIDE, folder=options.unseen)
     chosen = [x for members in pictures.values() for x in members[: options.attacked]]
-    transfer([report(checkpoint, pictures, options.out, chosen) for checkpoint in options.checkpoint], chosen)
+    if not real:
+        print(f"real: not measured, {judges.NOT_MEASURED}")
+    found = [on_real(checkpoint, chosen) for checkpoint in real]
+    found += [report(checkpoint, pictures, options.out, chosen) for checkpoint in options.checkpoint]
+    transfer(found, chosen)
 
 
 if __name__ == "__main__":

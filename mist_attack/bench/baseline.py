@@ -11,19 +11,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ..hosts.borrowing import heap
-from ..hosts.borrowing.lending import instance_attributes, named, recomputed
-from ..hosts.headless.diffusers import RECOMPUTED, DiffusersSurrogate, fastest_format
+from ..hosts.borrowing.lending import fastest_format, instance_attributes, named, recomputed
+from ..hosts.headless.diffusers import RECOMPUTED, DiffusersSurrogate
 from ..needs import NEEDS, Objective
 from ..objectives import MIST_LATENTS
+from ..surrogate import Surrogate
 
 RATE = 10_000.0  # 10^(fusion weight 1 + 3)
 Prompt = Callable[[], Tensor]
+
+
+class Loss(Protocol):
+    def gradient(self, x: Tensor) -> Tensor:
+        """At x, a picture in [-1, 1]."""
+        ...
 
 
 class MistV1:
@@ -100,7 +107,24 @@ class MistV1Once(MistV1):
         return x
 
 
-def mist_v1(loss: MistV1, x0: Tensor, epsilon: float, steps: int) -> Tensor:
+class MistV1Textural:
+    """sum((z(x) - z(target))^2) on a model that has no posterior to sample and no UNet. Within `Surrogate.run`."""
+
+    def __init__(self, ready: Surrogate, target: Tensor) -> None:
+        self.ready = ready
+        with torch.no_grad():
+            self.latents = self._encoded(target)
+
+    def gradient(self, x: Tensor) -> Tensor:
+        x = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad((self._encoded(x) - self.latents).square().sum(), x)
+        return gradient
+
+    def _encoded(self, x: Tensor) -> Tensor:
+        return self.ready.encode(x / 2 + 0.5)
+
+
+def mist_v1(loss: Loss, x0: Tensor, epsilon: float, steps: int) -> Tensor:
     """Sign steps of 1 / 255 from a random start, clipped to the budget. x0: in [-1, 1]; epsilon: in levels."""
     reach, size = 2 * epsilon / 255, 2 / 255
     x = (x0 + torch.empty_like(x0).uniform_(-reach, reach)).clamp(-1, 1)

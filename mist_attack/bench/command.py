@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 
@@ -19,7 +18,8 @@ from ..hosts.headless import diffusers
 from ..hosts.headless.checkpoints import demo_models, find_checkpoint
 from ..settings import Settings, resolve
 from ..surrogate import Objective, Surrogate
-from . import cost, quality, tiles
+from . import balance, cost, quality, real, tiles, unseen
+from .asked import Asked, Figures, Part, Say
 from .meters import Clock
 from .models import TextEncoder, random_sd_v1
 from .ratios import ratio
@@ -28,12 +28,9 @@ SIDES = (256, 512)
 MIST_NEEDS = {256: 11, 512: 18}  # GiB
 SCALED = {256: 6, 512: 8, 1024: 14}
 PRESET = "quick"
-Say = Callable[[str], None]
-Figures = dict[str, Any]
-Part = Callable[[torch.device, torch.dtype, int, Say], Figures]
 
 
-def run(device: torch.device, dtype: torch.dtype, rounds: int, out: Path, parts: Sequence[str]) -> Figures:
+def run(asked: Asked, out: Path, parts: Sequence[str]) -> Figures:
     """The figures of `parts` (of PARTS), beside those of earlier runs that `out` holds; written to it after each.
 
     A part has a process of its own: what an earlier one leaves in the allocator would serve the next, and most of all
@@ -42,17 +39,17 @@ def run(device: torch.device, dtype: torch.dtype, rounds: int, out: Path, parts:
     figures: Figures = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
     for name in parts:
         with ProcessPoolExecutor(1, get_context("spawn")) as process:
-            found = process.submit(_measured, name, device, dtype, rounds, torch.get_num_threads()).result()
-        figures |= {f"machine_{name}": machine(device, dtype)} | found
+            found = process.submit(_measured, name, asked, torch.get_num_threads()).result()
+        figures |= {f"machine_{name}": machine(asked.device, asked.dtype)} | found
         figures |= together(figures)
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return figures
 
 
-def _measured(name: str, device: torch.device, dtype: torch.dtype, rounds: int, threads: int) -> Figures:
+def _measured(name: str, asked: Asked, threads: int) -> Figures:
     torch.set_num_threads(threads)
-    return PARTS[name](device, dtype, rounds, partial(print, flush=True))
+    return PARTS[name](asked, partial(print, flush=True))
 
 
 def machine(device: torch.device, dtype: torch.dtype) -> Figures:
@@ -68,12 +65,12 @@ def machine(device: torch.device, dtype: torch.dtype) -> Figures:
 def costs(side: int) -> Part:
     """Seconds of a fused step on SD v1's full architecture."""
 
-    def part(device: torch.device, dtype: torch.dtype, rounds: int, say: Say) -> Figures:
-        if _lacks_memory(device, side, MIST_NEEDS[side], say):
+    def part(asked: Asked, say: Say) -> Figures:
+        if _lacks_memory(asked.device, side, MIST_NEEDS[side], say):
             return {}
-        model, text = random_sd_v1(device, dtype)
-        say(f"{model.name}, {side} px: each way in turns, {rounds} rounds")
-        return model.run(lambda _: _costs(model, side, text, rounds, say), 1, side, side)
+        model, text = random_sd_v1(asked.device, asked.dtype)
+        say(f"{model.name}, {side} px: each way in turns, {asked.rounds} rounds")
+        return model.run(lambda _: _costs(model, side, text, asked.rounds, say), 1, side, side)
 
     return part
 
@@ -95,10 +92,10 @@ def _costs(model: diffusers.DiffusersSurrogate, side: int, text: TextEncoder, ro
 def peaks(side: int) -> Part:
     """Memory of a fused step on SD v1's full architecture."""
 
-    def part(device: torch.device, dtype: torch.dtype, rounds: int, say: Say) -> Figures:
-        if _lacks_memory(device, side, MIST_NEEDS[side], say):
+    def part(asked: Asked, say: Say) -> Figures:
+        if _lacks_memory(asked.device, side, MIST_NEEDS[side], say):
             return {}
-        model, text = random_sd_v1(device, dtype)
+        model, text = random_sd_v1(asked.device, asked.dtype)
         say(f"{model.name}, {side} px: the most memory of each way")
         return _peaks(model, side, text, say)
 
@@ -116,15 +113,15 @@ def _peaks(model: diffusers.DiffusersSurrogate, side: int, text: TextEncoder, sa
     return shares | {f"peak_gib_{name}_{side}": value for name, value in held.items()}
 
 
-def scaling(device: torch.device, dtype: torch.dtype, rounds: int, say: Say) -> Figures:
+def scaling(asked: Asked, say: Say) -> Figures:
     """A fused step by score distillation on SD v1's full architecture: cost of a pixel over that at the first side."""
-    model, text = random_sd_v1(device, dtype)
+    model, text = random_sd_v1(asked.device, asked.dtype)
     model.conditioning("a painting")
     text.drop()
     found: dict[str, float] = {}
     for side, needed in SCALED.items():
-        if not _lacks_memory(device, side, needed, say):
-            found[str(side)] = model.run(lambda ready, side=side: _of_a_pixel(ready, side, rounds), 1, side, side)
+        if not _lacks_memory(asked.device, side, needed, say):
+            found[str(side)] = model.run(lambda ready, side=side: _of_a_pixel(ready, side, asked.rounds), 1, side, side)
     shares = {side: value / next(iter(found.values())) for side, value in found.items()}
     say(
         f"{model.name}, sds, cost of a pixel: " + ", ".join(f"{side} px x{share:.2f}" for side, share in shares.items())
@@ -154,12 +151,12 @@ def _with_interval(name: str, ours: Sequence[float], theirs: Sequence[float]) ->
     return {name: found.median, f"{name}_interval": [found.low, found.high]}
 
 
-def steps(device: torch.device, dtype: torch.dtype, rounds: int, say: Say) -> Figures:
+def steps(asked: Asked, say: Say) -> Figures:
     """How few of the quick preset's steps are as strong as Mist v1's hundred, on every demo model."""
     figures: Figures = {}
     for objective in ("fused", "textural"):
         say(f"{objective}: Mist v1's {quality.MIST_STEPS} steps, then ours, on every demo model")
-        matched = _matched(objective, device)
+        matched = _matched(objective, asked.device)
         for model, found in matched.items():
             say(f"  {model}")
             rows = {f"{tried} steps": values for tried, values in found.strength.items()}
@@ -187,10 +184,11 @@ def _matched_on(
 ) -> tuple[str, quality.Matched]:
     torch.set_num_threads(threads)
     model = diffusers.load(find_checkpoint(checkpoint), device)
-    return model.name, quality.steps_to_match(model, quality.pictures(), PRESET, objective)
+    return model.name, quality.steps_to_match(model, unseen.pictures(quality.OF_EACH_KIND), PRESET, objective)
 
 
-PARTS: dict[str, Part] = {"steps": steps, "tiles": tiles.figures, "scaling": scaling}
+PARTS: dict[str, Part] = {"visibility": balance.visibility, "survival": balance.survival, "real": real.figures}
+PARTS |= {"steps": steps, "tiles": tiles.figures, "scaling": scaling}
 PARTS |= {f"{name}{side}": part(side) for side in SIDES for name, part in (("costs", costs), ("peaks", peaks))}
 
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ..budget import to_levels
-from ..errors import SettingsError
 from ..hosts.headless.diffusers import DiffusersSurrogate
 from ..loss import PictureLoss
 from ..protection import objectives_for, protect
@@ -21,7 +20,7 @@ from ..settings import Settings, resolve
 from ..surrogate import Objective, Surrogate
 from ..targets import pattern
 from ..views import plan
-from .baseline import MistV1Once, mist_v1
+from .baseline import Loss, MistV1Once, MistV1Textural, mist_v1
 
 SIDE = 256
 MIST_STEPS = 100
@@ -30,17 +29,6 @@ JUDGES = range(1000, 1004)  # seeds that no attack has used
 OF_EACH_KIND = 2
 Figures = dict[str, float]
 Pictures = Mapping[str, Sequence[Tensor]]
-
-
-def pictures() -> dict[str, list[Tensor]]:
-    """Kind -> OF_EACH_KIND pictures, (1, 3, SIDE, SIDE) in [0, 1], that neither the models were trained on nor any
-    preset was tuned on."""
-    try:
-        from ..demo import generated
-    except ImportError as error:
-        raise SettingsError('The photographs come with scikit-image: pip install "mist-protect[demo]"') from error
-
-    return generated.unseen(OF_EACH_KIND)
 
 
 class Judge:
@@ -62,17 +50,25 @@ class Judge:
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
-def published(model: DiffusersSurrogate, picture: Tensor, objective: Objective, steps: int = MIST_STEPS) -> Tensor:
-    """Mist v1's steps at 16 levels, rounded to the 8-bit grid."""
+def published(
+    model: Surrogate, picture: Tensor, objective: Objective, steps: int = MIST_STEPS, epsilon: float = 16
+) -> Tensor:
+    """Mist v1's steps at `epsilon` levels, rounded to the 8-bit grid."""
     height, width = picture.shape[2:]
 
     def job(ready: Surrogate) -> Tensor:
         torch.manual_seed(23)
-        target, prompt = pattern("lattice", height, width).to(ready.device), ready.conditioning("a painting")
-        loss = MistV1Once(model, target * 2 - 1, lambda: prompt, objective)
-        return mist_v1(loss, picture.to(ready.device) * 2 - 1, epsilon=16, steps=steps).cpu()
+        loss = _mist_loss(ready, pattern("lattice", height, width).to(ready.device) * 2 - 1, objective)
+        return mist_v1(loss, picture.to(ready.device) * 2 - 1, epsilon, steps).cpu()
 
     return to_levels(model.run(job, 1, height, width) / 2 + 0.5) / 255
+
+
+def _mist_loss(ready: Surrogate, target: Tensor, objective: Objective) -> Loss:
+    if not isinstance(ready, DiffusersSurrogate):
+        return MistV1Textural(ready, target)
+    prompt = ready.conditioning("a painting")
+    return MistV1Once(ready, target, lambda: prompt, objective)
 
 
 def as_strong(found: Mapping[str, float]) -> bool:

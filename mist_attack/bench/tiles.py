@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from ..hosts.headless.checkpoints import find_checkpoint
 from ..pgd import pgd
 from ..settings import Settings
 from ..views import plan
+from .asked import Asked, Figures, Say
 from .cost import Variant, our_step, seconds
 from .meters import Clock, peak_bytes
 from .ratios import ratio
@@ -34,19 +34,19 @@ class NoModel:
         return x.new_zeros(()), torch.ones_like(x)
 
 
-def figures(device: torch.device, dtype: torch.dtype, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
+def figures(asked: Asked, say: Say) -> Figures:
     """cost_per_covered_pixel_2048_over_512 and model_memory_2048_over_512."""
-    model = diffusers.load(find_checkpoint("demo"), device)
-    return model.run(lambda ready: _figures(ready, rounds, say), 1, SMALL, SMALL)
+    model = diffusers.load(find_checkpoint("demo"), asked.device)
+    return model.run(lambda ready: _figures(ready, asked.rounds, say), 1, SMALL, SMALL)
 
 
-def _figures(ready: Any, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
+def _figures(ready: Any, rounds: int, say: Say) -> Figures:
     views = len(plan(LARGE, LARGE, "tiles", SMALL, ready.spatial_multiple("fused")))
     found = {side: Variant(our_step(ready, side, SETTINGS)) for side in (SMALL, LARGE)}
     taken = seconds({str(side): variant for side, variant in found.items()}, rounds, Clock(ready.device))
     covered = ratio([value / views for value in taken[str(LARGE)]], taken[str(SMALL)])
     say(f"demo model, {LARGE} px in {views} tiles over {SMALL} px: {covered} per covered pixel")
-    result: dict[str, Any] = {
+    result: Figures = {
         "cost_per_covered_pixel_2048_over_512": covered.median,
         "cost_per_covered_pixel_2048_over_512_interval": [covered.low, covered.high],
     }

@@ -12,7 +12,18 @@ from ..controls import BY_NAME
 from ..errors import SettingsError
 
 FORMATS = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}
-BENCH_PARTS = ("steps", "tiles", "scaling", "costs256", "peaks256", "costs512", "peaks512")
+BENCH_PARTS = (
+    "visibility",
+    "survival",
+    "real",
+    "steps",
+    "tiles",
+    "scaling",
+    "costs256",
+    "peaks256",
+    "costs512",
+    "peaks512",
+)
 GPU_PARTS = ("gradients", "cost", "pictures", "comfyui", "suite")
 DEVICE = "cpu, cuda:1, mps, xpu ... (default: the accelerator, if any)"
 ENGINES = ("single", "ray", "comfyui")
@@ -39,6 +50,14 @@ THEIRS = (
 """Flags that only Mist has."""
 
 
+EVALUATE_CONTROLS = ("target", "prompt", "working_size", "seed", "low_vram")
+"""Controls that say how a picture is judged."""
+EVALUATED = (
+    "What one sees of a protection, what a model makes of it, and what is left of it after JPEG, reductions, filters "
+    "and the like: one page for a browser (index.html), results.json and results.csv. The changes are tests; no "
+    "changed picture is written."
+)
+
 EXIT_CODES = (
     "Exit codes: 0 done; 1 nothing done; 2 some pictures failed; 3 all done, but files that look like pictures were "
     "passed over (they are named at the end); 130 interrupted."
@@ -61,8 +80,8 @@ def _name(text: str) -> str:
     return text
 
 
-def parser() -> tuple[Parser, Parser, Parser, Parser, Parser]:
-    """The whole, and the parsers of `protect`, `info`, `doctor` and `bench`."""
+def parser() -> tuple[Parser, Parser, Parser, Parser, Parser, Parser]:
+    """The whole, and the parsers of `protect`, `evaluate`, `info`, `doctor` and `bench`."""
     whole = Parser(prog="mist", description="Protect pictures against imitation by diffusion models.")
     whole.add_argument("--version", action="version", version=f"mist {__version__}")
     commands = whole.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
@@ -72,13 +91,17 @@ def parser() -> tuple[Parser, Parser, Parser, Parser, Parser]:
     _add_engine_flags(protect)
     _add_shared_flags(protect)
     _add_mist_flags(protect)
+    evaluate = commands.add_parser(
+        "evaluate", help="judge protected pictures", allow_abbrev=False, epilog=EXIT_CODES, description=EVALUATED
+    )
+    _add_evaluate_flags(evaluate)
     info = commands.add_parser("info", help="show devices, checkpoint, presets and targets", allow_abbrev=False)
     info.add_argument("--checkpoint", type=_name, metavar="FILE|DIR|demo")
     doctor = commands.add_parser("doctor", help="try a step on a device, against the CPU's", allow_abbrev=False)
     doctor.add_argument("--device", help=DEVICE)
     bench = commands.add_parser("bench", help="what a step costs here, against Mist's own loop", allow_abbrev=False)
     _add_bench_flags(bench)
-    return whole, protect, info, doctor, bench
+    return whole, protect, evaluate, info, doctor, bench
 
 
 def theirs(options: argparse.Namespace) -> bool:
@@ -117,7 +140,7 @@ def _add_own_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--quality", type=int, metavar="1..100", help="of JPEG (default 95)")
 
 
-def _add_control(group: argparse._ArgumentGroup, control: Control) -> None:
+def _add_control(group: argparse._ActionsContainer, control: Control) -> None:
     words, help = _flags_of(control), f"{control.explained('command')} (default {control.shown(control.default)})"
     if control.kind is bool:
         group.add_argument(*words, action=argparse.BooleanOptionalAction, default=None, help=help)
@@ -167,7 +190,10 @@ def _add_shared_flags(parser: argparse.ArgumentParser) -> None:
     for name in SHARED_CONTROLS:
         _add_control(group, BY_NAME[name])
     group.add_argument(
-        "--checkpoint", type=_name, metavar="FILE|DIR|demo", help="Stable Diffusion v1.x; comfyui: its name there"
+        "--checkpoint",
+        type=_name,
+        metavar="FILE|DIR|demo",
+        help="Stable Diffusion v1.x, or a small autoencoder; comfyui: its name there",
     )
     group.add_argument("--device", help=DEVICE)
     group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the UNet")
@@ -175,6 +201,27 @@ def _add_shared_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--report", type=_path, metavar="FILE.json", help="what was done to each picture")
     group.add_argument("--dry-run", action="store_true", help="say what would be done, how long it takes, and stop")
     group.add_argument("-q", "--quiet", action="store_true", help="errors only")
+
+
+def _add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("original", type=_path, metavar="ORIGINAL", help="a picture, or a folder of them")
+    parser.add_argument(
+        "protected", type=_path, metavar="PROTECTED", help="the same protected: a picture, or a folder of these names"
+    )
+    parser.add_argument(
+        "--out", type=_path, default=Path("evaluation"), metavar="DIR", help="of the results (default evaluation)"
+    )
+    parser.add_argument("--checkpoint", type=_name, metavar="FILE|DIR|demo", help="the model that judges")
+    parser.add_argument(
+        "--real", type=_path, metavar="FILE|DIR", help="small autoencoders (TAESD's family) that judge before it"
+    )
+    for name in EVALUATE_CONTROLS:
+        _add_control(parser, BY_NAME[name])
+    parser.add_argument("--no-pictures", action="store_true", help="a page of figures alone, which may be published")
+    parser.add_argument("--device", help=DEVICE)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the UNet (default float32)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    parser.add_argument("-q", "--quiet", action="store_true", help="errors only")
 
 
 def _add_bench_flags(parser: argparse.ArgumentParser) -> None:
@@ -186,10 +233,21 @@ def _add_bench_flags(parser: argparse.ArgumentParser) -> None:
     parts = f"of {', '.join(BENCH_PARTS)}; gpu: of {', '.join(GPU_PARTS)}"
     parser.add_argument("--only", nargs="+", choices=(*BENCH_PARTS, *GPU_PARTS), metavar="PART", help=parts)
     parser.add_argument("--rounds", type=int, default=3, help="repetitions of each way, in turns (default 3)")
+    _add_judging_flags(parser)
     parser.add_argument("--device", help=DEVICE)
     types = "of the UNet (default float32; gpu: float16 on an accelerator)"
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help=types)
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+
+
+def _add_judging_flags(parser: argparse.ArgumentParser) -> None:
+    real = "small autoencoders of others (TAEF2 ...) to judge on (default: what MIST_REAL_AUTOENCODER names)"
+    parser.add_argument("--real", type=_path, metavar="DIR", help=real)
+    pictures = "real: to judge on, a sub-folder for each kind (default: pictures that anyone has)"
+    parser.add_argument("--pictures", type=_path, metavar="DIR", help=pictures)
+    each = "real: pictures of each kind (default 1: some ten minutes on two cores)"
+    parser.add_argument("--each", type=int, default=1, metavar="N", help=each)
+    parser.add_argument("--side", type=int, choices=(256, 512), default=256, help="real: of a picture, in pixels")
 
 
 def _add_mist_flags(parser: argparse.ArgumentParser) -> None:

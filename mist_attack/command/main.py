@@ -1,4 +1,4 @@
-"""The headless command: `mist protect`, `mist info`, `mist doctor`, `mist bench`.
+"""The headless command: `mist protect`, `mist evaluate`, `mist info`, `mist doctor`, `mist bench`.
 
 Exit codes: see flags.EXIT_CODES.
 """
@@ -22,6 +22,7 @@ from .flags import BENCH_PARTS, GPU_PARTS, THEIRS, parser, theirs
 if TYPE_CHECKING:
     import torch
 
+    from ..bench.asked import Asked
     from ..gallery.journal import Say
     from ..gallery.request import Policy, Request
     from ..runners.choice import RunnerOptions
@@ -38,8 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     heed_signals()
-    whole, protect, info, doctor, bench = parser()
+    whole, protect, evaluate, info, doctor, bench = parser()
     protect.set_defaults(command=_protect)
+    evaluate.set_defaults(command=_evaluate)
     info.set_defaults(command=_info)
     doctor.set_defaults(command=_doctor)
     bench.set_defaults(command=_bench)
@@ -131,8 +133,14 @@ def _exit_code(statuses: list[str]) -> int:
     return NOTHING_DONE if failed + passed_over == len(statuses) else SOME_FAILED
 
 
+def _evaluate(options: argparse.Namespace) -> int:
+    from . import evaluate
+
+    return _exit_code(evaluate.run(options, _silent if options.quiet else _say, _complain))
+
+
 def _info(options: argparse.Namespace) -> int:
-    from ..hosts.headless import diffusers
+    from ..hosts.headless import choice
     from ..hosts.headless.checkpoints import ENVIRONMENT, find_checkpoint
     from ..settings import preset_descriptions
     from ..targets import target_names
@@ -142,7 +150,7 @@ def _info(options: argparse.Namespace) -> int:
     status = DONE
     try:
         path = find_checkpoint(options.checkpoint)
-        print(f"checkpoint: {diffusers.load(path).name}, from {path}")
+        print(f"checkpoint: {choice.load(path).name}, from {path}")
     except MistError as error:
         print(f"checkpoint: {'cannot be used' if asked else error}")
         if asked:
@@ -171,8 +179,6 @@ def _examine(device: str | None) -> bool:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    import torch
-
     from ..bench import command
     from ..hosts.headless import diffusers
     from ..runners.model import set_threads
@@ -186,10 +192,29 @@ def _bench(options: argparse.Namespace) -> int:
     device = diffusers.pick_device(options.device)
     if options.gpu:
         return _bench_gpu(options, device)
-    out, dtype = _for_figures(options.out or Path("bench/results.json")), getattr(torch, options.dtype or "float32")
-    command.run(device, dtype, options.rounds, out, options.only or list(command.PARTS))
+    out = _for_figures(options.out or Path("bench/results.json"))
+    command.run(_asked_of_the_bench(options, device), out, options.only or list(command.PARTS))
     print(f"all figures: {out}")
     return DONE
+
+
+def _asked_of_the_bench(options: argparse.Namespace, device: torch.device) -> Asked:
+    import torch
+
+    from ..bench import judges
+    from ..bench.asked import Asked
+
+    if options.each < 1:
+        raise SettingsError(f"Expected --each of at least 1; got {options.each}.")
+    return Asked(
+        device=device,
+        dtype=getattr(torch, options.dtype or "float32"),
+        rounds=options.rounds,
+        real=judges.real_folder(options.real),
+        pictures=options.pictures,
+        each=options.each,
+        side=options.side,
+    )
 
 
 def _for_figures(out: Path) -> Path:

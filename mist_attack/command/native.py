@@ -6,14 +6,17 @@ import argparse
 import hashlib
 import re
 from pathlib import Path
+from typing import Any
 
-from ..errors import SettingsError
+from ..errors import CheckpointError, SettingsError
 from ..gallery.manifest import known_results, sha256
 from ..gallery.naming import Folders, Work, with_companions, works_for
 from ..gallery.paths import require_no_root
 from ..gallery.request import Policy, Request
 from ..gallery.selection import Source, selection
 from ..gallery.storage import Bucket, Folder
+from ..hosts.headless import checkpoints, choice
+from ..needs import possible
 from ..pictures.reading import read_bytes, read_target, require_readable
 from ..settings import Settings, resolve
 from ..targets import target_names
@@ -96,11 +99,23 @@ def target_file(target: str | None) -> Path | None:
 
 def _settings(options: argparse.Namespace, named_target: str | None) -> Settings:
     given = {control: getattr(options, control) for control in (*OWN_CONTROLS, *SHARED_CONTROLS)}
-    settings = resolve(options.preset or "default", given | {"target": named_target}, config=options.config)
+    asked, usual = given | {"target": named_target}, usual_for(options)
+    settings = resolve(options.preset or "default", asked, config=options.config, usual=usual)
     if settings.target not in target_names():
         known = ", ".join(target_names())
         raise SettingsError(f"Target '{settings.target}' is neither a file nor one of the built-in: {known}.")
     return settings
+
+
+def usual_for(options: argparse.Namespace) -> dict[str, Any]:
+    """What an autoencoder alone can do is what it does where nothing else is asked."""
+    if options.engine == "comfyui":
+        return {}
+    try:
+        checkpoint = checkpoints.find_checkpoint(options.checkpoint)
+    except CheckpointError:  # told when it is needed
+        return {}
+    return {"objective": possible(denoiser=False)[-1]} if choice.is_autoencoder_alone(checkpoint) else {}
 
 
 def _lossy_quality(options: argparse.Namespace) -> int | None:

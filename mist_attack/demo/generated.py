@@ -2,7 +2,7 @@
 
 Photographs come with scikit-image (astronaut: NASA, public domain; coffee and chelsea: CC0; rocket: SpaceX, CC0) and
 were kept out of the training. Paintings are those photographs again, as brush strokes; drawings are flat shapes with
-outlines, line drawings thin curves. All at 256 px.
+outlines, line drawings thin curves. At 256 px unless another side is asked for.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
 SIDE, SCALE = 256, 4  # drawn at SCALE times the side, then reduced: smooth edges
 
 
-def unseen(each: int = 4) -> dict[str, list[Tensor]]:
-    """Kind -> `each` pictures (4 at most of photographs and paintings), (1, 3, SIDE, SIDE) in [0, 1]."""
-    photographs = [_photograph(name) for name in PHOTOGRAPHS[:each]]
+def unseen(each: int = 4, side: int = SIDE) -> dict[str, list[Tensor]]:
+    """Kind -> `each` pictures (4 at most of photographs and paintings), (1, 3, side, side) in [0, 1]."""
+    photographs = [_photograph(name, side) for name in PHOTOGRAPHS[:each]]
     return {
-        "drawing": [_tensor(_drawn(shapes, seed)) for seed in range(each)],
-        "lineart": [_tensor(_drawn(curves, seed)) for seed in range(each)],
+        "drawing": [_tensor(_drawn(shapes, seed, side=side)) for seed in range(each)],
+        "lineart": [_tensor(_drawn(curves, seed, side=side)) for seed in range(each)],
         "painting": [_tensor(painted(photograph, seed)) for seed, photograph in enumerate(photographs)],
         "photograph": [_tensor(photograph) for photograph in photographs],
     }
@@ -35,8 +35,8 @@ def style(count: int = 12) -> list[Tensor]:
     return [_tensor(_drawn(arcs, seed, "#101840")) for seed in range(count)]
 
 
-def _photograph(name: str) -> Image.Image:
-    return ImageOps.fit(Image.fromarray(getattr(skimage.data, name)()), (SIDE, SIDE), Image.Resampling.LANCZOS)
+def _photograph(name: str, side: int) -> Image.Image:
+    return ImageOps.fit(Image.fromarray(getattr(skimage.data, name)()), (side, side), Image.Resampling.LANCZOS)
 
 
 def _tensor(image: Image.Image) -> Tensor:
@@ -44,12 +44,14 @@ def _tensor(image: Image.Image) -> Tensor:
 
 
 def _drawn(
-    draw: Callable[[ImageDraw.ImageDraw, np.random.Generator, int], None], seed: int, ground: str = "white"
+    draw: Callable[[ImageDraw.ImageDraw, np.random.Generator, int], None],
+    seed: int,
+    ground: str = "white",
+    side: int = SIDE,
 ) -> Image.Image:
-    side = SIDE * SCALE
-    canvas = Image.new("RGB", (side, side), ground)
-    draw(ImageDraw.Draw(canvas), np.random.default_rng(seed), side)
-    return canvas.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    canvas = Image.new("RGB", (side * SCALE, side * SCALE), ground)
+    draw(ImageDraw.Draw(canvas), np.random.default_rng(seed), side * SCALE)
+    return canvas.resize((side, side), Image.Resampling.LANCZOS)
 
 
 def shapes(draw: ImageDraw.ImageDraw, rng: np.random.Generator, side: int) -> None:
@@ -85,17 +87,17 @@ def arcs(draw: ImageDraw.ImageDraw, rng: np.random.Generator, side: int) -> None
 
 
 def painted(photograph: Image.Image, seed: int) -> Image.Image:
-    """A photograph as thick strokes along its edges' directions, large ones first (after Hertzmann 1998)."""
-    rng, side = np.random.default_rng(seed), SIDE * SCALE
+    """A square photograph as thick strokes along its edges' directions, large ones first (after Hertzmann 1998)."""
+    rng, side = np.random.default_rng(seed), photograph.width * SCALE
     pixels = np.asarray(photograph).astype(float)
     vertical, horizontal = np.gradient(pixels.mean(2))
     canvas = photograph.resize((16, 16), Image.Resampling.BOX).resize((side, side), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(canvas)
     for length, width, number in ((28, 12, 700), (14, 6, 2500), (8, 3, 6000)):
-        for y, x in rng.integers(0, SIDE, (number, 2)):
+        for y, x in rng.integers(0, photograph.width, (number, 2)):
             colour = tuple(int(value) for value in np.clip(pixels[y, x] + rng.normal(0, 9, 3), 0, 255))
             along = np.arctan2(vertical[y, x], horizontal[y, x]) + np.pi / 2 + rng.normal(0, 0.25)
             reach = SCALE * length / 2 * np.array([np.cos(along), np.sin(along)])
             centre = SCALE * np.array([x, y])
             draw.line([tuple(centre - reach), tuple(centre + reach)], colour, SCALE * width)
-    return canvas.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return canvas.resize(photograph.size, Image.Resampling.LANCZOS)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
+from ..devices import pick_device
 from ..errors import CheckpointError
 from ..gallery.journal import Say
-from ..hosts.headless import checkpoints, diffusers
+from ..hosts.headless import checkpoints, choice
 
 DEMO_WARNING = "This is the demo model: it demonstrates, and does not protect against real models."
 SAMPLE = 2**20
@@ -29,10 +30,10 @@ class ModelOptions:
     threads: int | None = None
 
 
-def load(options: ModelOptions) -> diffusers.DiffusersSurrogate:
+def load(options: ModelOptions) -> choice.Headless:
     """Raises CheckpointError, DeviceError and SettingsError."""
-    checkpoint, device = checkpoints.find_checkpoint(options.checkpoint), diffusers.pick_device(options.device)
-    return diffusers.load(checkpoint, device, getattr(torch, options.dtype))
+    checkpoint, device = checkpoints.find_checkpoint(options.checkpoint), pick_device(options.device)
+    return choice.load(checkpoint, device, getattr(torch, options.dtype))
 
 
 def processors() -> int:

@@ -108,6 +108,7 @@ def _options():
         live_previews_enable=True,
         enable_pnginfo=True,
         add_option=lambda name, info: None,
+        data={},
     )
 
 

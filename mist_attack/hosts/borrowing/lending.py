@@ -26,6 +26,11 @@ def memory(pixels: int, unet_bytes: int, *, low_vram: bool, autoencoder: tuple[i
     return pixels * (4.0 * autoencoder[low_vram] + unet_bytes * UNET_FLOATS[low_vram])
 
 
+def fastest_format(device: torch.device) -> torch.memory_format:
+    """A card's norms take plain memory alone, and to rearrange it costs more than its convolutions gain."""
+    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
+
+
 def layers_of(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
     return (layer for module in modules for layer in module.modules())
 

@@ -23,8 +23,11 @@ DEMO = Path(__file__).parents[2] / "demo"
 
 ACCEPTED = (
     "Accepted: a Stable Diffusion v1.x checkpoint in one .safetensors or .ckpt file, a diffusers folder of one "
-    '(unet/, vae/, text_encoder/, tokenizer/, scheduler/), or "demo".'
+    "(unet/, vae/, text_encoder/, tokenizer/, scheduler/), the encoder of a small autoencoder (TAESD, TAESDXL, TAESD3, "
+    'TAEF1, TAEF2, TAESANA) as .pth, .safetensors or folder, or "demo".'
 )
+
+SUFFIXES = ".safetensors", ".ckpt", ".pth"
 
 UNET_IN = "model.diffusion_model.input_blocks.0.0.weight"
 VAE_IN = "first_stage_model.encoder.conv_in.weight"
@@ -87,15 +90,15 @@ def _demo(seed: str) -> Path:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or .ckpt file by name, on the CPU, mapped from the disk where possible.
+    """The tensors of a .safetensors, .ckpt or .pth file by name, on the CPU, mapped from the disk where possible.
 
     Nothing in the file is executed. Raises CheckpointError where it is cut short, no checkpoint, or holds code.
     """
-    readers = {".safetensors": load_file, ".ckpt": _read_ckpt}
-    if path.suffix.lower() not in readers:
-        raise CheckpointError(f"{path}: expected a .safetensors or .ckpt file. {ACCEPTED}")
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise CheckpointError(f"{path}: expected a .safetensors, .ckpt or .pth file. {ACCEPTED}")
     try:
-        found: Any = readers[path.suffix.lower()](path)
+        found: Any = load_file(path) if suffix == ".safetensors" else _read_pickle(path)
     except MemoryError:
         raise
     except Exception as error:  # a broken pickle may raise anything
@@ -108,7 +111,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return {str(name): tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
 
 
-def _read_ckpt(path: Path) -> Any:
+def _read_pickle(path: Path) -> Any:
     with _training_leftovers():
         return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 

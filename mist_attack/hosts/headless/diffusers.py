@@ -22,7 +22,7 @@ from ...surrogate import Objective, Result, Surrogate
 from ..borrowing import heap
 from ..borrowing.denoiser import denoised, noise_levels
 from ..borrowing.lean import lean
-from ..borrowing.lending import frozen, named, recomputed
+from ..borrowing.lending import fastest_format, frozen, named, recomputed
 from . import prompts
 from .checkpoints import ACCEPTED, check_sd_v1, read_tensors
 
@@ -115,11 +115,6 @@ class DiffusersSurrogate:
             # computes the autoencoder's middle block three times.
             with recomputed(named(modules, RECOMPUTED) if low_vram else ()):
                 return job(self)
-
-
-def fastest_format(device: torch.device) -> torch.memory_format:
-    """A card's norms take plain memory alone, and to rearrange it costs more than its convolutions gain."""
-    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
 
 
 def load(

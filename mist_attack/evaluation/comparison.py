@@ -8,16 +8,16 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .budget import to_levels
-from .errors import PictureError
-from .loss import PictureLoss
-from .needs import possible
-from .protection import check, objectives_for, prompt_for
-from .randomness import integers, normal, seeded
-from .report import psnr, ssim
-from .settings import Settings
-from .surrogate import Conditioning, Surrogate
-from .views import View, plan
+from ..budget import to_levels
+from ..errors import PictureError
+from ..loss import PictureLoss
+from ..needs import possible
+from ..protection import check, objectives_for, prompt_for
+from ..randomness import integers, normal, seeded
+from ..report import psnr, ssim
+from ..settings import Settings
+from ..surrogate import Conditioning, Surrogate
+from ..views import View, plan
 
 
 def seen(surrogate: Surrogate, image: Tensor, working_size: int) -> tuple[View, Tensor]:
@@ -40,25 +40,34 @@ def reconstruct(surrogate: Surrogate, image: Tensor) -> Tensor:
 
 @torch.no_grad()
 def img2img(
-    surrogate: Surrogate, image: Tensor, conditioning: Conditioning, strength: float, steps: int = 20, seed: int = 0
+    surrogate: Surrogate,
+    image: Tensor,
+    conditioning: Conditioning,
+    strength: float,
+    steps: int = 20,
+    seed: int = 0,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """SDEdit (Meng et al. 2022, arXiv 2108.01073): noise to `strength` of the schedule, then denoise.
 
     Deterministic Euler steps in sigma (Karras et al. 2022, algorithm 2 without churn), which is DDIM.
-    image: (1, 3, H, W) in [0, 1], sides multiples of the model's. strength: in (0, 1].
+    image: (1, 3, H, W) in [0, 1], sides multiples of the model's. strength: in (0, 1]. mask: (1, 1, h, w) of latents, 1
+    is made anew; elsewhere every step starts from the picture's own (Avrahami et al. 2023, arXiv 2206.02779).
     """
     generator = seeded(surrogate.device, seed)
-    x = surrogate.encode(image)
+    latents = surrogate.encode(image)
     highest = max(1, round(strength * len(surrogate.sigmas)) - 1)
     timesteps = torch.linspace(highest, 0, steps, dtype=torch.float32, device="cpu").round().long()
-    sigmas = torch.cat([surrogate.sigmas[timesteps.to(surrogate.sigmas.device)], x.new_zeros(1)])
-    noise = normal(x, generator)
-    x = surrogate.noised(x, noise, sigmas[:1])
+    sigmas = torch.cat([surrogate.sigmas[timesteps.to(surrogate.sigmas.device)], latents.new_zeros(1)])
+    noise = normal(latents, generator)
+    x = surrogate.noised(latents, noise, sigmas[:1])
     for sigma, following in pairwise(sigmas):
         if sigma == following:  # two rounded timesteps fell together
             continue
         denoised = surrogate.denoise(x, sigma[None], conditioning)
         x = x + (x - denoised) / sigma * (following - sigma)
+        if mask is not None:
+            x = torch.where(mask > 0, x, surrogate.noised(latents, noise, following[None]))
     return surrogate.decode(x)
 
 

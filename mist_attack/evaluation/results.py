@@ -1,0 +1,176 @@
+"""What was found of one pair of pictures or several, as one JSON object and as a table of one figure a line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from .. import __version__
+from .effect import Pictures
+from .intervals import Interval, interval, worst_median
+from .judging import NEVER, Judgement
+from .metrics import spectrum, visibility
+from .words import HALF, verdict, visible
+
+FORMAT = 1
+COLUMNS = ("original", "protected", "model", "view", "figure", "value", "low", "high")
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+"""A spreadsheet computes what begins so."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One picture before and after, judged by each model. before, after: (1, 3, H, W) uint8."""
+
+    original: str
+    protected: str
+    before: Tensor
+    after: Tensor
+    judgements: list[Judgement]
+    notices: list[str] = field(default_factory=list)
+
+    def figures(self) -> dict[str, Any]:
+        seen = visibility(self.before, self.after)
+        ends, shares = spectrum(self.before, self.after)
+        return {
+            "original": self.original,
+            "protected": self.protected,
+            "width": self.before.shape[3],
+            "height": self.before.shape[2],
+            "notices": self.notices,
+            "words": visible(seen),
+            "visibility": seen,
+            "spectrum": {"cycles_per_pixel": ends, "share_of_power": shares},
+            "models": [judgement.figures for judgement in self.judgements],
+        }
+
+    @property
+    def pictures(self) -> list[Pictures]:
+        return [judgement.pictures for judgement in self.judgements]
+
+
+def results(pairs: Sequence[dict[str, Any]], failed: dict[str, str], not_measured: dict[str, str]) -> dict[str, Any]:
+    """Everything that is written. pairs: `Pair.figures` of one or more; failed: names and why."""
+    found = summaries(pairs)
+    return {
+        "format": FORMAT,
+        "mist": __version__,
+        "verdicts": [{"model": row["model"], "is_demo": row["is_demo"], "words": verdict(row)} for row in found],
+        "summary": found,
+        "not_measured": NEVER | not_measured,
+        "failed": failed,
+        "pairs": list(pairs),
+    }
+
+
+def summaries(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each model, of the whole pictures: shift_over_noise, after_half and worst, each with value, low and high.
+
+    Of one pair they are its own, with intervals over the regions of the picture; of several, medians with intervals
+    over the pictures."""
+    by_model = zip(*(pair["models"] for pair in pairs), strict=True)
+    return [_of_one(model) if len(pairs) == 1 else _of_several(model) for model in by_model]
+
+
+def _of_one(judgements: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    (found,) = judgements
+    whole = found["views"]["whole"]
+    survival = {name: row for name, row in whole["survival"].items() if name != "worst"}
+    worst = whole["survival"].get("worst")
+    return _summary(found, 1, "16 regions of the picture", survival) | {
+        "shift_over_noise": whole["effect"]["shift_over_noise"],
+        "after_half": survival[HALF]["share_left"],
+        "worst": worst and {**worst, "over_noise": survival[worst["name"]]["over_noise"]},
+    }
+
+
+def _of_several(judgements: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    wholes = [found["views"]["whole"] for found in judgements]
+    names = [name for name in wholes[0]["survival"] if all(_is_known(whole, name) for whole in wholes)]
+    times = [whole["effect"]["shift_over_noise"] for whole in wholes]
+    if not names or None in times:
+        return _summary(judgements[0], len(judgements), "", ()) | dict.fromkeys(
+            ("shift_over_noise", "after_half", "worst")
+        )
+    tables = {
+        key: {name: [whole["survival"][name][key]["value"] for whole in wholes] for name in names}
+        for key in ("share_left", "over_noise")
+    }
+    name, left = worst_median(tables["share_left"])
+    return _summary(judgements[0], len(judgements), f"{len(judgements)} pictures", names) | {
+        "shift_over_noise": _as_dict(interval([found["value"] for found in times])),
+        "after_half": _as_dict(interval(tables["share_left"][HALF])),
+        "worst": {
+            "name": name,
+            "share_left": _as_dict(left),
+            "over_noise": _as_dict(interval(tables["over_noise"][name])),
+        },
+    }
+
+
+def _summary(found: dict[str, Any], pictures: int, over: str, survival: Any) -> dict[str, Any]:
+    return {
+        "model": found["model"],
+        "is_demo": found["is_demo"],
+        "pictures": pictures,
+        "intervals_over": over,
+        "changes": len(survival),
+    }
+
+
+def _is_known(whole: dict[str, Any], name: str) -> bool:
+    row = whole["survival"].get(name, {})
+    return bool(row.get("share_left") and row.get("over_noise"))
+
+
+def _as_dict(found: Interval) -> dict[str, float]:
+    return {"value": found.median, "low": found.low, "high": found.high}
+
+
+def as_json(found: dict[str, Any]) -> str:
+    return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def as_csv(found: dict[str, Any]) -> str:
+    """A figure a line; what a spreadsheet would compute is quoted."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for pair in found["pairs"]:
+        for row in _rows(pair):
+            writer.writerow([_inert(pair[key]) for key in ("original", "protected")] + [_inert(cell) for cell in row])
+    return table.getvalue()
+
+
+def _rows(pair: dict[str, Any]) -> Iterator[list[Any]]:
+    """model, view, figure, value, low, high."""
+    for name, value in pair["visibility"].items():
+        yield ["", "", name, value, None, None]
+    for found in pair["models"]:
+        for view, figures in found["views"].items():
+            yield from _flat(found["model"], view, "", figures["effect"])
+            for name, row in figures["survival"].items():
+                yield from _flat(found["model"], view, f"{name}.", row)
+        for row in found["denoising"] or ():
+            yield from _flat(found["model"], "whole", f"denoising.{row['timestep']}.", row)
+        for row in found["img2img"] or ():
+            yield from _flat(found["model"], "whole", f"img2img.{row['strength']:g}.", row)
+        yield from _flat(found["model"], "whole", "inpainting.", found["inpainting"] or {})
+
+
+def _flat(model: str, view: str, prefix: str, figures: dict[str, Any]) -> Iterator[list[Any]]:
+    for name, value in figures.items():
+        if name in ("timestep", "strength"):
+            continue
+        ends = [value["value"], value["low"], value["high"]] if isinstance(value, dict) else [value, None, None]
+        yield [model, view, f"{prefix}{name}", *ends]
+
+
+def _inert(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) else cell
