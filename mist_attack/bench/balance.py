@@ -119,16 +119,16 @@ def _told(jobs: Sequence[Job], processes: Executor, say: Say) -> Iterable[dict[s
 def measured(job: Job) -> dict[str, Measured]:
     """By way: Mist's loop at each strength, then the presets."""
     model = judges.loaded(job.checkpoint, job.device)
-    made = {f"mist {levels}": _mist(model, job.picture, "textural", levels) for levels in job.strengths}
-    made |= {name: _ours(model, job.picture, "textural", name) for name in PRESETS}
+    made = {f"mist {levels}": by_mist(model, job.picture, "textural", levels) for levels in job.strengths}
+    made |= {name: by_preset(model, job.picture, "textural", name) for name in PRESETS}
     return {way: Measured(_seen(job.picture, after), _off(model, job, after)) for way, after in made.items()}
 
 
-def _mist(model: Any, picture: Tensor, objective: Objective, levels: int) -> Tensor:
+def by_mist(model: Any, picture: Tensor, objective: Objective, levels: int) -> Tensor:
     return published(model, picture, objective, LADDER[levels], levels)
 
 
-def _ours(model: Any, picture: Tensor, objective: Objective, preset: str) -> Tensor:
+def by_preset(model: Any, picture: Tensor, objective: Objective, preset: str) -> Tensor:
     settings = resolve(preset, {"objective": objective, "working_size": max(picture.shape[2:])})
     return protect(picture, model, settings).images
 
@@ -224,7 +224,7 @@ def fused(checkpoint: Path, device: torch.device, kind: str, picture: Tensor) ->
     model: Any = judges.loaded(checkpoint, device)
     judge = Judge(model, "fused", max(picture.shape[2:]))
     mist = [published(model, picture, "fused", steps, levels) for levels, steps in FUSED_LADDER.items()]
-    ours = _ours(model, picture, "fused", "default")
+    ours = by_preset(model, picture, "fused", "default")
     at = _seen(picture, ours)["psnr_db"]
     reached = [(_seen(picture, one)["psnr_db"], judge.figures(one)) for one in mist]
     return model.name, {
