@@ -20,6 +20,7 @@ ALL = tuple(possible(denoiser=True))
 SEMANTIC = tuple(name for name in ALL if NEEDS[name].denoiser)
 TEXTURAL = tuple(name for name in ALL if NEEDS[name].target)
 """The objectives with the one term and with the other."""
+TEXTURAL_ALONE = tuple(possible(denoiser=False))
 KINDS = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
 
 
@@ -67,6 +68,8 @@ class Control:
     scale: Scale = SAME
     widget: str | None = None
     """ComfyUI's name where it is another one; empty where it is a socket there."""
+    faces: tuple[Face, ...] = get_args(Face)
+    """Where people set it."""
     notes: dict[Face, str] = field(default_factory=dict)
     """What more is to be said in one face."""
     changes_picture: bool = True
@@ -100,6 +103,8 @@ class Control:
     @property
     def widget_name(self) -> str:
         """In ComfyUI; empty where it has none there."""
+        if "comfyui" not in self.faces:
+            return ""
         return self.name if self.widget is None else self.widget
 
     @property

@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from .control import EXPONENT, LEVELS, PIXELS, SEMANTIC, TEXTURAL, Objective, control, controls_in
+from .control import EXPONENT, LEVELS, PIXELS, SEMANTIC, TEXTURAL, TEXTURAL_ALONE, Objective, control, controls_in
 
 Gradient = Literal["exact", "sds", "amortised"]
 Direction = Literal["ascent", "descent"]
 ViewKind = Literal["whole", "tiles", "both"]
 Shape = Literal["linf", "l2"]
 Transforms = Literal["none", "reduction", "web", "harsh"]
+Autoencoder = Literal["full", "small"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +190,16 @@ class Settings:
         hint="What the model shall see instead: a built-in pattern, or a picture.",
     )
     """A built-in target's name; a target picture given to `protect` takes its place."""
+    autoencoder: Autoencoder = control(
+        "full",
+        label="Autoencoder",
+        choices=get_args(Autoencoder),
+        uses=TEXTURAL_ALONE,
+        faces=("webui",),
+        hint="Textural mode alone. full: the model's own. small: the web UI's TAESD, a small approximation of it, "
+        "about a ninth of the work. How much of the protection carries over to the full one has not been measured.",
+    )
+    """Of those that a host has for the model."""
     low_vram: bool = control(
         False,
         label="Low VRAM",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from mist_attack.budget import budget_for
+from mist_attack.controls import BY_NAME
 from mist_attack.errors import PictureError, SettingsError, quoted
 from mist_attack.evaluation import amplified
 from mist_attack.hosts.detect import loaded_model
@@ -58,7 +59,8 @@ def protect_picture(
     colour = resized(in_colour(image), output_size)
     images = from_u8(np.asarray(colour)[..., :3])
     allowed = None if mask is None else as_mask(in_colour(mask), colour.height, colour.width)
-    surrogate = loaded_model(keep_extra_networks=keep_extra_networks)
+    takes_small, notices = _small(settings)
+    surrogate = loaded_model(keep_extra_networks=keep_extra_networks, small=takes_small)
     with progress.shown(settings.steps) as on_step:
         result = protect(
             images,
@@ -68,13 +70,23 @@ def protect_picture(
             target=None if target is None else from_u8(np.asarray(in_colour(target))[..., :3]),
             on_step=on_step,
         )
+    report = replace(result.reports[0], notices=[*notices, *result.reports[0].notices])
     protected = Image.fromarray(to_u8(result.images))
     if colour.mode == "RGBA":
         protected.putalpha(colour.getchannel("A"))
-    if not result.reports[0].stopped and result.reports[0].budget_used_levels:
+    if not report.stopped and report.budget_used_levels:
         made.remember(protected)
     difference = Image.fromarray(to_u8(amplified(images, result.images)))
-    return Outcome(protected, difference, result.reports[0], partial(_check, colour, allowed, settings))
+    return Outcome(protected, difference, report, partial(_check, colour, allowed, settings))
+
+
+def _small(settings: Settings) -> tuple[bool, list[str]]:
+    """Whether the small autoencoder is to be used, and what to say where it was asked for in vain."""
+    if settings.autoencoder != "small":
+        return False, []
+    if settings.objective in BY_NAME["autoencoder"].uses:
+        return True, []
+    return False, [f"autoencoder small is for the textural mode alone: {settings.objective} used the model's own"]
 
 
 def _check(before: Image.Image, mask: Tensor | None, settings: Settings, data: bytes) -> None:

@@ -42,7 +42,7 @@ def widget_of(control: Control) -> tuple[Any, dict[str, Any]]:
 
 
 WIDGETS: dict[str, tuple[str, Any, dict[str, Any]]] = {
-    control.name: (control.label, *widget_of(control)) for control in CONTROLS
+    control.name: (control.label, *widget_of(control)) for control in CONTROLS if "webui" in control.faces
 }
 """Every control: label, gradio class, its options."""
 HINTS = {control.name: control.explained("webui") for control in CONTROLS}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
@@ -14,12 +13,13 @@ from ..mist_attack.controls import BY_NAME
 from ..mist_attack.errors import PictureError
 from .layout import to_engine, to_host
 from .model import ABSENT, check_links, surrogate_for
+from .packages import engine
 from .request import settings_of
 from .schema import CATEGORY, model_inputs, new_schema, options_input, output, vae_input
 from .widgets import advanced
 
 if TYPE_CHECKING:
-    from ..mist_attack.evaluation import Comparison
+    from ..mist_attack.evaluation.results import Pair
 
 
 class MistEvaluate(io.ComfyNode):
@@ -29,13 +29,18 @@ class MistEvaluate(io.ComfyNode):
             node_id="MistEvaluate",
             display_name="Mist Evaluate",
             category=CATEGORY,
-            description="Looks at a picture before and after protection through the same model: how far its latents "
-            "moved, what the objective says, and what the model's autoencoder keeps of each.",
+            description="Judges a protection through a model: what one sees of it, how far the model's view of the "
+            "picture moved, what the model makes of it, and what is left after JPEG, reductions and filters.",
             search_aliases=["mist report", "latent shift", "reconstruction"],
             inputs=_inputs(),
             outputs=[
-                output(io.Image, "reconstructions", "What the autoencoder keeps: left before, right after."),
-                output(io.String, "report", "The figures, one JSON object for each picture."),
+                output(
+                    io.Image,
+                    "reconstructions",
+                    "What the autoencoder keeps, left before, right after; with the whole model, variations below.",
+                ),
+                output(io.String, "report", "What the protection is worth, in words, and the figures."),
+                output(io.String, "json", "All figures with their intervals, as JSON."),
             ],
         )
 
@@ -62,9 +67,8 @@ class MistEvaluate(io.ComfyNode):
         settings = settings_of("default", {"objective": mode, "seed": seed}, options)
         surrogate = surrogate_for(mode, vae, model, clip, conditioning)
         target = None if target is None else to_engine(target[:1])
-        found = _compare_each(to_engine(before), to_engine(after), surrogate, settings, target, conditioning)
-        sheet = torch.cat([torch.cat(pair.reconstructions, dim=3).cpu() for pair in found])
-        return io.NodeOutput(to_host(sheet), json.dumps([pair.figures for pair in found], indent=2))
+        pairs = _judge_each(to_engine(before), to_engine(after), surrogate, settings, target, conditioning)
+        return _output(pairs)
 
 
 def _inputs() -> list[io.Input]:
@@ -76,8 +80,8 @@ def _inputs() -> list[io.Input]:
             "mode",
             options=BY_NAME["objective"].offered,
             default="textural",
-            tooltip="Which objective to measure: textural, the distance to the target through the VAE alone; "
-            "semantic, the model's denoising loss; fused, both.",
+            tooltip="What judges: textural, the VAE alone; semantic and fused, the whole model, with its denoising "
+            "loss, img2img and inpainting too.",
         ),
         advanced(_seed()),
         *model_inputs(),
@@ -92,10 +96,13 @@ def _seed() -> io.Input:
     return io.Int.Input("seed", default=seed.default, min=seed.least, max=seed.most, tooltip=tip)
 
 
-def _compare_each(
+def _judge_each(
     before: Tensor, after: Tensor, surrogate: Any, settings: Any, target: Tensor | None, conditioning: Any
-) -> list[Comparison]:
-    from ..mist_attack.evaluation import compare
+) -> list[Pair]:
+    with engine():
+        from ..mist_attack.budget import to_levels
+        from ..mist_attack.evaluation.judging import judge
+        from ..mist_attack.evaluation.results import Pair
 
     if before.shape != after.shape:
         raise PictureError(
@@ -103,7 +110,21 @@ def _compare_each(
         )
     found = []
     for i in range(len(before)):
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        pair = before[i : i + 1], after[i : i + 1]
-        found.append(compare(surrogate, *pair, settings, target=target, conditioning=conditioning))
+        first, second = (to_levels(pictures[i : i + 1]).cpu() for pictures in (before, after))
+        judged = judge(surrogate, first, second, settings, target=target, conditioning=conditioning, on_part=_on_part)
+        found.append(Pair(f"before {i + 1}", f"after {i + 1}", first, second, [judged]))
     return found
+
+
+def _on_part(words: str) -> None:
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def _output(pairs: list[Pair]) -> io.NodeOutput:
+    from ..mist_attack.budget import to_unit
+    from ..mist_attack.evaluation.results import as_json, results, sheet
+    from ..mist_attack.evaluation.words import as_text
+
+    found = results([pair.figures() for pair in pairs], {}, {})
+    sheets = torch.cat([to_unit(sheet(pair.judgements[0].pictures)) for pair in pairs])
+    return io.NodeOutput(to_host(sheets), as_text(found), as_json(found))

@@ -457,16 +457,19 @@ def test_a_target_picture_is_scaled_to_the_picture(host):
 def test_evaluate_measures_both_pictures_through_the_same_model(host):
     before = picture(batch=2)
     after = protected(host, before, steps=20, mode="textural")
-    sheet, text = run(host, "MistEvaluate", before=before, after=after, mode="fused", seed=3, **WHOLE)
-    assert sheet.shape == (2, 48, 96, 3)  # left before, right after, padded to the model's multiple
-    for row in json.loads(text):
-        assert row["target_distance_after"] < row["target_distance_before"]
-        assert row["latent_shift"] > 2 * row["latent_shift_of_noise"] > 0
-    (same,) = json.loads(
-        run(host, "MistEvaluate", before=before[:1], after=before[:1], mode="textural", seed=3, vae="V")[1]
-    )
-    assert same["latent_shift"] == 0 and same["psnr_db"] is None
-    assert same["target_distance_before"] == same["target_distance_after"]
+    sheet, text, told = run(host, "MistEvaluate", before=before, after=after, mode="fused", seed=3, **WHOLE)
+    assert sheet.shape == (2, 4 * 48, 96, 3)  # left before, right after, padded to the model's multiple
+    found = json.loads(told)
+    for pair in found["pairs"]:
+        effect = pair["models"][0]["views"]["whole"]["effect"]
+        assert effect["target_distance_after"] < effect["target_distance_before"]
+        assert effect["shift_over_noise"]["value"] > 2
+        assert pair["words"] in text
+    assert text.startswith(found["verdicts"][0]["words"])
+    sheet, text, _ = run(host, "MistEvaluate", before=before, after=after, mode="textural", seed=3, vae="V")
+    assert sheet.shape == (2, 40, 2 * 48, 3) and "img2img at strength 0.1: share left not measured" in text
+    with pytest.raises(host.errors.PictureError, match="equal"):
+        run(host, "MistEvaluate", before=before, after=before, mode="textural", seed=3, vae="V")
 
 
 def test_evaluate_refuses_pictures_of_two_sizes(host):

@@ -19,7 +19,7 @@ ENGINE = sorted(path for path in PACKAGE.glob("*.py") if path.name != "__main__.
 EVALUATION = sorted((PACKAGE / "evaluation").glob("*.py"))
 PICTURES = sorted((PACKAGE / "pictures").rglob("*.py"))
 HOSTS = {"comfyui": {"comfy", "nodes", "folder_paths"}, "webui": {"modules"}, "forge": {"modules", "backend"}}
-HOSTS |= {"headless": {"diffusers", "transformers"}}
+HOSTS |= {"headless": {"diffusers", "transformers"}, "taesd": {"modules"}}
 FACES = {"hosts", "gallery", "runners", "command", "bench", "demo"}  # what neither the engine nor pictures know
 
 

@@ -160,23 +160,23 @@ def _with_table(name: str, rows: list[str]) -> tuple[Path, str]:
     return ROOT / name, before + BEGIN + "".join(f"{row}\n" for row in rows) + END + rest.split(END, 1)[1]
 
 
-def _table(columns: str, cells: Callable[[Control], list[str]]) -> list[str]:
+def _table(face: Face, columns: str, cells: Callable[[Control], list[str]]) -> list[str]:
     head = [f"| {columns} |", "|---" * (columns.count("|") + 1) + "|"]
-    return [*head, *(f"| {' | '.join(cells(known))} |" for known in CONTROLS)]
+    return [*head, *(f"| {' | '.join(cells(known))} |" for known in CONTROLS if face in known.faces)]
 
 
 def _flag_rows() -> list[str]:
     def cells(known: Control) -> list[str]:
         return [f"{known.title}: {known.explained('command')}", f"`{known.flag}`", known.shown(known.default)]
 
-    return _table("What you choose | Flag | Default", cells)
+    return _table("command", "What you choose | Flag | Default", cells)
 
 
 def _webui_rows() -> list[str]:
     def cells(known: Control) -> list[str]:
         return [known.label, f"`{known.name}`", _allowed(known), known.explained("webui")]
 
-    return _table("Control | in requests | Values | What it does", cells)
+    return _table("webui", "Control | in requests | Values | What it does", cells)
 
 
 def _allowed(known: Control) -> str:

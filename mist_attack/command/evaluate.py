@@ -146,14 +146,9 @@ def _settings(options: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def _told(pair: Any) -> str:
-    from ..evaluation.words import short
+    from ..evaluation.words import short_of
 
-    figures = pair.figures()
-    for found in figures["models"][:1]:
-        whole = found["views"]["whole"]
-        times, half = whole["effect"]["shift_over_noise"], whole["survival"]["half"]["share_left"]
-        return short(figures["visibility"], times and times["value"], half and half["value"])
-    return figures["words"]
+    return short_of(pair.figures())
 
 
 def _follower(options: argparse.Namespace) -> Callable[[str], None]:

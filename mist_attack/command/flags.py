@@ -29,7 +29,9 @@ DEVICE = "cpu, cuda:1, mps, xpu ... (default: the accelerator, if any)"
 ENGINES = ("single", "ray", "comfyui")
 SHARED_CONTROLS = ("steps", "gradient", "seed", "low_vram")
 """Controls that go with Mist's own flags too."""
-OWN_CONTROLS = tuple(name for name in BY_NAME if name not in SHARED_CONTROLS)
+OWN_CONTROLS = tuple(
+    name for name, known in BY_NAME.items() if "command" in known.faces and name not in SHARED_CONTROLS
+)
 GALLERY = ("name", "shard", "force", "limit", "shuffle", "fail_fast", "retries", "engine")
 OURS = ("inputs", "out", "preset", "config", "mask_file", "format", "quality", *GALLERY, *OWN_CONTROLS)
 """Flags that only our own family has."""

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..controls import CONTROLS
 from ..errors import CheckpointError, SettingsError
 from ..gallery.manifest import known_results, sha256
 from ..gallery.naming import Folders, Work, with_companions, works_for
@@ -101,10 +102,18 @@ def _settings(options: argparse.Namespace, named_target: str | None) -> Settings
     given = {control: getattr(options, control) for control in (*OWN_CONTROLS, *SHARED_CONTROLS)}
     asked, usual = given | {"target": named_target}, usual_for(options)
     settings = resolve(options.preset or "default", asked, config=options.config, usual=usual)
+    _require_ours(settings)
     if settings.target not in target_names():
         known = ", ".join(target_names())
         raise SettingsError(f"Target '{settings.target}' is neither a file nor one of the built-in: {known}.")
     return settings
+
+
+def _require_ours(settings: Settings) -> None:
+    """A settings file may have been written for another face."""
+    for known in CONTROLS:
+        if "command" not in known.faces and getattr(settings, known.setting) != known.scale.to_engine(known.default):
+            raise SettingsError(f"{known.label} is for the web UI; here the --checkpoint says which model it is.")
 
 
 def usual_for(options: argparse.Namespace) -> dict[str, Any]:

@@ -40,18 +40,18 @@ class Share(NamedTuple):
 def share(parts: np.ndarray, wholes: np.ndarray) -> Share | None:
     """sqrt(sum(parts) / sum(wholes)) of sums of squares by region, by a percentile bootstrap over the regions; None
     where there is nothing to divide by."""
-    return worst({"": parts}, wholes)[1] if wholes.sum() > 0 else None
+    return worst({"": (parts, wholes)})[1] if wholes.sum() > 0 else None
 
 
-def worst(parts: Mapping[str, np.ndarray], wholes: np.ndarray) -> tuple[str, Share]:
-    """The name of the smallest of several shares, and that share. In every resample the smallest counts, whichever it
-    is: the interval knows that it was chosen."""
-    names, table = list(parts), np.stack(list(parts.values()))
-    chosen = _resampled(len(wholes))
-    shares = np.sqrt(table[:, chosen].sum(-1) / np.maximum(wholes[chosen].sum(-1), np.finfo(float).tiny))
-    values = np.sqrt(table.sum(-1) / wholes.sum())
+def worst(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> tuple[str, Share]:
+    """The name of the smallest of several shares, of (parts, wholes) each, and that share. In every resample the
+    smallest counts, whichever it is: the interval knows that it was chosen."""
+    parts, wholes = (np.stack(sums) for sums in zip(*pairs.values(), strict=True))
+    chosen = _resampled(parts.shape[1])
+    shares = np.sqrt(parts[:, chosen].sum(-1) / np.maximum(wholes[:, chosen].sum(-1), np.finfo(float).tiny))
+    values = np.sqrt(parts.sum(-1) / wholes.sum(-1))
     low, high = np.percentile(shares.min(0), (2.5, 97.5))
-    return names[int(values.argmin())], Share(float(values.min()), float(low), float(high))
+    return list(pairs)[int(values.argmin())], Share(float(values.min()), float(low), float(high))
 
 
 def worst_median(table: Mapping[str, Sequence[float]]) -> tuple[str, Interval]:

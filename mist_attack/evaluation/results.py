@@ -5,21 +5,35 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import __version__
+from ..errors import CheckpointError
 from .effect import Pictures
 from .intervals import Interval, interval, worst_median
 from .judging import NEVER, Judgement
 from .metrics import spectrum, visibility
+from .survival import NEAREST, WORST
+from .transforms import SUITE
 from .words import HALF, verdict, visible
 
 FORMAT = 1
 COLUMNS = ("original", "protected", "model", "view", "figure", "value", "low", "high")
+MADE = {
+    "reconstruction": "What the autoencoder keeps",
+    "img2img_0.3": "img2img at strength 0.3",
+    "img2img_0.7": "img2img at strength 0.7",
+    "inpainting": "The middle painted anew",
+}
+"""What a model makes of both pictures, by the names of `Judgement.pictures`, with titles."""
+
+MEDIANS = ("shift_over_noise", "after_half", WORST, NEAREST)
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet computes what begins so."""
 
@@ -58,19 +72,30 @@ class Pair:
 def results(pairs: Sequence[dict[str, Any]], failed: dict[str, str], not_measured: dict[str, str]) -> dict[str, Any]:
     """Everything that is written. pairs: `Pair.figures` of one or more; failed: names and why."""
     found = summaries(pairs)
-    return {
-        "format": FORMAT,
-        "mist": __version__,
-        "verdicts": [{"model": row["model"], "is_demo": row["is_demo"], "words": verdict(row)} for row in found],
-        "summary": found,
-        "not_measured": NEVER | not_measured,
-        "failed": failed,
-        "pairs": list(pairs),
-    }
+    return _finite(
+        {
+            "format": FORMAT,
+            "mist": __version__,
+            "verdicts": [{"model": row["model"], "is_demo": row["is_demo"], "words": verdict(row)} for row in found],
+            "summary": found,
+            "not_measured": NEVER | not_measured,
+            "failed": failed,
+            "pairs": list(pairs),
+        }
+    )
+
+
+def _finite(found: Any) -> Any:
+    """What overflowed was not measured: no JSON holds it."""
+    if isinstance(found, dict):
+        return {name: _finite(value) for name, value in found.items()}
+    if isinstance(found, list):
+        return [_finite(value) for value in found]
+    return None if isinstance(found, float) and not math.isfinite(found) else found
 
 
 def summaries(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each model, of the whole pictures: shift_over_noise, after_half and worst, each with value, low and high.
+    """For each model, of the whole pictures: MEDIANS, each with value, low and high.
 
     Of one pair they are its own, with intervals over the regions of the picture; of several, medians with intervals
     over the pictures."""
@@ -81,36 +106,31 @@ def summaries(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _of_one(judgements: Sequence[dict[str, Any]]) -> dict[str, Any]:
     (found,) = judgements
     whole = found["views"]["whole"]
-    survival = {name: row for name, row in whole["survival"].items() if name != "worst"}
-    worst = whole["survival"].get("worst")
+    survival = {name: row for name, row in whole["survival"].items() if name in SUITE}
     return _summary(found, 1, "16 regions of the picture", survival) | {
         "shift_over_noise": whole["effect"]["shift_over_noise"],
         "after_half": survival[HALF]["share_left"],
-        "worst": worst and {**worst, "over_noise": survival[worst["name"]]["over_noise"]},
+        WORST: whole["survival"].get(WORST),
+        NEAREST: whole["survival"].get(NEAREST),
     }
 
 
 def _of_several(judgements: Sequence[dict[str, Any]]) -> dict[str, Any]:
     wholes = [found["views"]["whole"] for found in judgements]
-    names = [name for name in wholes[0]["survival"] if all(_is_known(whole, name) for whole in wholes)]
+    names = [name for name in SUITE if all(_is_known(whole, name) for whole in wholes)]
     times = [whole["effect"]["shift_over_noise"] for whole in wholes]
     if not names or None in times:
-        return _summary(judgements[0], len(judgements), "", ()) | dict.fromkeys(
-            ("shift_over_noise", "after_half", "worst")
-        )
+        return _summary(judgements[0], len(judgements), "", ()) | dict.fromkeys(MEDIANS)
     tables = {
         key: {name: [whole["survival"][name][key]["value"] for whole in wholes] for name in names}
         for key in ("share_left", "over_noise")
     }
-    name, left = worst_median(tables["share_left"])
+    (worst, left), (nearest, over) = worst_median(tables["share_left"]), worst_median(tables["over_noise"])
     return _summary(judgements[0], len(judgements), f"{len(judgements)} pictures", names) | {
         "shift_over_noise": _as_dict(interval([found["value"] for found in times])),
         "after_half": _as_dict(interval(tables["share_left"][HALF])),
-        "worst": {
-            "name": name,
-            "share_left": _as_dict(left),
-            "over_noise": _as_dict(interval(tables["over_noise"][name])),
-        },
+        WORST: {"name": worst, "share_left": _as_dict(left)},
+        NEAREST: {"name": nearest, "over_noise": _as_dict(over)},
     }
 
 
@@ -131,6 +151,19 @@ def _is_known(whole: dict[str, Any], name: str) -> bool:
 
 def _as_dict(found: Interval) -> dict[str, float]:
     return {"value": found.median, "low": found.low, "high": found.high}
+
+
+def sheet(pictures: Pictures) -> Tensor:
+    """One (1, 3, H, W) uint8 picture of what the model made: a row for each of MADE, left of the original, right of the
+    protected picture. Raises CheckpointError where it made none."""
+    rows = [
+        torch.cat([pictures[f"{name}_before"], pictures[f"{name}_after"]], dim=3)
+        for name in MADE
+        if f"{name}_before" in pictures
+    ]
+    if not rows:
+        raise CheckpointError("Expected an autoencoder with a decoder, for pictures of what it keeps; found none.")
+    return torch.cat(rows, dim=2)
 
 
 def as_json(found: dict[str, Any]) -> str:

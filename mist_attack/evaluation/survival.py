@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,16 +16,20 @@ from .intervals import share, worst
 from .sight import Shift, Sight, shift
 from .transforms import SUITE, NotMeasuredError, Transform, transformed
 
+WORST, NEAREST = "worst", "nearest_noise"
+"""Of the suite, beside its transforms' names."""
+
 
 @torch.no_grad()
 def survival_figures(
     surrogate: Surrogate, sight: Sight, trio: Trio, conditioning: Conditioning, on_part: OnPart
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """By the transform's name: shift left, shift of noise, share_left and over_noise with their intervals; under
-    "worst" the one of which least is left. And why others were not measured."""
+    """By the transform's name: shift left, shift of noise, share_left and over_noise with their intervals. Under
+    WORST the one of which least is left, under NEAREST the one that leaves least against noise. And why others were not
+    measured."""
     first, second, _ = (latents_of(surrogate, sight, levels) for levels in trio.all)
     whole = shift(first, second)
-    found, missing, left = dict[str, dict[str, Any]](), dict[str, str](), dict[str, Shift]()
+    found, missing, sums = dict[str, dict[str, Any]](), dict[str, str](), dict[str, tuple[np.ndarray, np.ndarray]]()
     for transform in SUITE.values():
         on_part(transform.words)
         try:
@@ -32,11 +37,14 @@ def survival_figures(
         except NotMeasuredError as error:
             missing[transform.name] = str(error)
             continue
-        left[transform.name], by_noise = shift(views[0], views[1]), shift(views[0], views[2])
-        found[transform.name] = _figures(left[transform.name], whole, by_noise)
-    if whole.rms > 0:
-        name, estimate = worst({name: moved.sums for name, moved in left.items()}, whole.sums)
-        found["worst"] = {"name": name, "share_left": estimate._asdict()}
+        moved, by_noise = shift(views[0], views[1]), shift(views[0], views[2])
+        sums[transform.name] = moved.sums, by_noise.sums
+        found[transform.name] = _figures(moved, whole, by_noise)
+    if whole.rms > 0 and all(noise.sum() > 0 for _, noise in sums.values()):
+        name, estimate = worst({name: (moved, whole.sums) for name, (moved, _) in sums.items()})
+        found[WORST] = {"name": name, "share_left": estimate._asdict()}
+        name, estimate = worst(sums)
+        found[NEAREST] = {"name": name, "over_noise": estimate._asdict()}
     return found, missing
 
 

@@ -17,6 +17,35 @@ FLAT_SHARE, FLAT_NOISE = 0.02, 2.5
 NOTHING, LITTLE = 1.0, 1.5
 """Times as far as noise: up to these a shift is no protection, or hardly one."""
 HALF = "half"
+DEMO = (
+    "Demo model: it was made to be easy to attack. These figures show how the tool works, not what a protection is "
+    "worth against real models."
+)
+
+LABELS = {
+    "linf_levels": "Largest change of any value, levels",
+    "rms_levels": "Root mean square of the change, levels",
+    "psnr_db": "PSNR, dB",
+    "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
+    "ciede2000_mean": "CIEDE2000, mean",
+    "ciede2000_p95": "CIEDE2000, 95th percentile",
+    "flat_share": "Share of the picture that is flat",
+    "flat_noise_levels": "Change in flat areas, rms in levels",
+    "power_below_16th": "Power of the change below 1/16 cycle per pixel",
+    "power_16th_to_8th": "... from 1/16 to 1/8",
+    "power_8th_to_4th": "... from 1/8 to 1/4",
+    "power_above_4th": "... above 1/4",
+    "latent_shift": "Latents' shift, rms",
+    "latent_shift_of_noise": "Latents' shift by random noise of the same size",
+    "shift_over_noise": "Times as far as noise",
+    "target_distance_before": "Mean squared distance to the target, original",
+    "target_distance_after": "Mean squared distance to the target, protected",
+    "target_distance_left": "Share of it that is left",
+    "reconstruction_psnr_db_before": "Reconstruction of the original, PSNR in dB",
+    "reconstruction_psnr_db_after": "Reconstruction of the protected picture against the original",
+    "reconstruction_psnr_db_of_noise": "Reconstruction of the noisy original against the original",
+}
 
 
 def visible(figures: Figures) -> str:
@@ -44,17 +73,23 @@ def short(visibility: Figures, times: float | None, share: float | None) -> str:
     return " ".join(filter(None, (visible(visibility), moved(times), left(share))))
 
 
+def short_of(pair: Figures) -> str:
+    """The same of `Pair.figures`, by the first model."""
+    return " ".join([pair["words"], *map(_moved_and_left, pair["models"][:1])])
+
+
 def verdict(summary: Figures) -> str:
     """One sentence about one model, of `results.summaries`."""
-    times, worst = summary["shift_over_noise"], summary["worst"]
-    if times is None or worst is None:
+    times, worst, nearest = summary["shift_over_noise"], summary["worst"], summary["nearest_noise"]
+    if times is None or worst is None or nearest is None:
         return f"{summary['model']}: nothing could be told against noise."
     pictures = "the protected picture" if summary["pictures"] == 1 else f"{summary['pictures']} protected pictures"
     return (
-        f"{_grade(times, worst['over_noise'])}: {summary['model']} sees {pictures} "
-        f"{_between(times)} times as far from the original as random noise of the same size would put it, and of that "
-        f"{_percent(worst['share_left'])} is left after the worst of {summary['changes']} changes "
-        f"({SUITE[worst['name']].words}), {_between(worst['over_noise'])} times what noise leaves."
+        f"{_grade(times, nearest['over_noise'])}: {summary['model']} sees {pictures} "
+        f"{_between(times)} times as far from the original as random noise of the same size would put it; of "
+        f"{summary['changes']} changes {SUITE[worst['name']].words} leaves least of that, "
+        f"{_percent(worst['share_left'])}, and {SUITE[nearest['name']].words} least against noise, "
+        f"{_between(nearest['over_noise'])} times as far."
     )
 
 
@@ -76,6 +111,46 @@ def _percent(found: Figures) -> str:
     return f"{found['value']:.0%} ({found['low']:.0%} to {found['high']:.0%})"
 
 
+def as_text(found: Figures) -> str:
+    """An evaluation (`results.results`) to be read as text: words first, numbers after."""
+    lines = [told["words"] for told in found["verdicts"]]
+    lines += [DEMO for told in found["verdicts"] if told["is_demo"]]
+    for i, pair in enumerate(found["pairs"]):
+        lines += ["", *([f"Picture {i + 1}:"] if len(found["pairs"]) > 1 else []), pair["words"]]
+        lines += [_moved_and_left(model) for model in pair["models"]]
+        lines += [f"{LABELS[name]}: {_or_not(value)}" for name, value in pair["visibility"].items()]
+        for model in pair["models"]:
+            for view in model["views"].values():
+                lines += ["", f"{model['model']}, {view['words']}", *_lines_of(view)]
+    return "\n".join([*lines, "", *(f"Not measured: {name}: {why}" for name, why in found["not_measured"].items())])
+
+
+def _moved_and_left(model: Figures) -> str:
+    whole = model["views"]["whole"]
+    times, half = whole["effect"]["shift_over_noise"], whole["survival"][HALF]["share_left"]
+    return " ".join(filter(None, (moved(times and times["value"]), left(half and half["value"]))))
+
+
+def _lines_of(view: Figures) -> list[str]:
+    lines = [f"{LABELS[name]}: {_or_not(value)}" for name, value in view["effect"].items()]
+    for name, transform in SUITE.items():
+        row = view["survival"].get(name, {})
+        times = _or_not(row.get("over_noise"))
+        lines.append(f"{transform.words}: share left {_or_not(row.get('share_left'))}; times as far as noise {times}")
+    return lines
+
+
+def _or_not(value: Any) -> str:
+    if value is None:
+        return "not measured"
+    return _between(value) if isinstance(value, Mapping) else figure(value)
+
+
 def number(value: float) -> str:
-    """Two digits that count: 0.83, 2.4, 17."""
+    """Two digits that count, for sentences: 0.83, 2.4, 17."""
     return f"{value:.0f}" if abs(value) >= 9.95 else f"{value:.2g}"
+
+
+def figure(value: float) -> str:
+    """Three digits that count, so that columns can be compared: 0.900, 31.5, 172; whole numbers as they are."""
+    return f"{value:g}" if float(value).is_integer() else f"{value:#.3g}".rstrip(".")

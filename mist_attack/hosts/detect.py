@@ -19,8 +19,18 @@ def webui() -> str:
     return "a1111" if find_spec("modules.sd_hijack") else "none"
 
 
-def loaded_model(*, keep_extra_networks: bool = False) -> Surrogate:
-    """The model of the web UI we are in; see `loaded` in its adapter. Raises CheckpointError where we have none."""
+def loaded_model(*, keep_extra_networks: bool = False, small: bool = False) -> Surrogate:
+    """The model of the web UI we are in; see `loaded` in its adapter. small: the small autoencoder that the web UI has
+    for it. Raises CheckpointError where we have none."""
+    model = _loaded_model(keep_extra_networks)
+    if not small:
+        return model
+    from .taesd import small_of
+
+    return small_of(model)
+
+
+def _loaded_model(keep_extra_networks: bool) -> Surrogate:
     host = webui()
     if host == "a1111":
         from .webui import loaded

@@ -222,6 +222,7 @@ def _fake_modules():
         "sd_hijack_optimizations": {"SdOptimizationSdp": SdOptimizationSdp},
         "sd_models": {"send_model_to_device": lambda model: None},
         "sd_unet": {"current_unet": None, "apply_unet": lambda option=None: None},
+        "sd_vae_taesd": {"encoder_model": None, "download_model": None},
         "shared": {"sd_model": None},
     }
     return {name: new_module(f"modules.{name}", values) for name, values in contents.items()}

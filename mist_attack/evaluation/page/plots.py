@@ -120,4 +120,5 @@ def _for_a_page(svg: str) -> str:
     svg = re.sub(
         r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1
     )
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # the same in every plot, and nothing asks for them
     return svg.replace("<svg", '<svg aria-hidden="true"', 1).replace(INK, "currentColor")

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..effect import Pictures
-from ..results import Pair
+from ..results import MADE, Pair
 from ..transforms import SUITE, NotMeasuredError
-from ..words import number
+from ..words import DEMO, LABELS, figure
 from .plots import plots, require_matplotlib
 
 HERE = Path(__file__).parent
@@ -26,36 +26,6 @@ SHOWN_PIXELS = 2**20
 CROP = 512  # pixels
 SHOWN_PAIRS = 12
 """A page that goes by mail has pictures and plots of so many, and the figures of all."""
-MADE = {
-    "reconstruction": "What the autoencoder keeps",
-    "img2img_0.3": "img2img at strength 0.3",
-    "img2img_0.7": "img2img at strength 0.7",
-    "inpainting": "The middle painted anew",
-}
-LABELS = {
-    "linf_levels": "Largest change of any value, levels",
-    "rms_levels": "Root mean square of the change, levels",
-    "psnr_db": "PSNR, dB",
-    "ssim": "SSIM",
-    "ms_ssim": "MS-SSIM",
-    "ciede2000_mean": "CIEDE2000, mean",
-    "ciede2000_p95": "CIEDE2000, 95th percentile",
-    "flat_share": "Share of the picture that is flat",
-    "flat_noise_levels": "Change in flat areas, rms in levels",
-    "power_below_16th": "Power of the change below 1/16 cycle per pixel",
-    "power_16th_to_8th": "... from 1/16 to 1/8",
-    "power_8th_to_4th": "... from 1/8 to 1/4",
-    "power_above_4th": "... above 1/4",
-    "latent_shift": "Latents' shift, rms",
-    "latent_shift_of_noise": "Latents' shift by random noise of the same size",
-    "shift_over_noise": "Times as far as noise",
-    "target_distance_before": "Mean squared distance to the target, original",
-    "target_distance_after": "Mean squared distance to the target, protected",
-    "target_distance_left": "Share of it that is left",
-    "reconstruction_psnr_db_before": "Reconstruction of the original, PSNR in dB",
-    "reconstruction_psnr_db_after": "Reconstruction of the protected picture against the original",
-    "reconstruction_psnr_db_of_noise": "Reconstruction of the noisy original against the original",
-}
 
 
 @dataclass(frozen=True)
@@ -89,8 +59,9 @@ def page(found: Mapping[str, Any], pairs: Sequence[Pair], *, embed: bool = True)
         ],
         embedded=embed,
         labels=LABELS,
+        demo_words=DEMO,
         suite=SUITE,
-        number=number_of,
+        number=figure,
         style=Markup((HERE / "page.css").read_text("utf-8")),
         script=Markup(script),
         script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
@@ -147,8 +118,3 @@ def _shown(image: Image.Image) -> Shown:
 
 def _image(levels: Tensor) -> Image.Image:
     return Image.fromarray(levels[0].permute(1, 2, 0).contiguous().cpu().numpy())
-
-
-def number_of(value: float) -> str:
-    """As in sentences, but with a digit more for what is compared: 0.834, 31.5, 172."""
-    return f"{value:.3g}" if value else number(0)

@@ -76,7 +76,7 @@ def _of(paths: list[Path], where: Path, device: torch.device, **scaled: float) -
         [file.tensors["decoder"] for file in files if "decoder" in file.tensors],
     )
     name, decoder = f"{family.name} ({encoder.path.name})", decoders[0] if decoders else None
-    return TinySurrogate(name, family, encoder.tensors["encoder"], decoder, device, own_process=True, **scaled)
+    return TinySurrogate(name, family, encoder.tensors["encoder"], decoder, device, **scaled)
 
 
 def _read(path: Path) -> File:

@@ -12,6 +12,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from . import lean
+
 WIDTH = 64
 BLOCKS = 3
 """At every scale below the picture's own."""
@@ -66,7 +68,14 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.pool is not None:
             x = x + self.pool(x)
+        if lean.is_frozen(x, self.conv):
+            return lean.residual(x, [layer for layer in self.conv if isinstance(layer, Conv)])
         return nn.functional.relu_(self.conv(x) + x)
+
+
+class Conv(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return lean.convolved(input, self) if lean.is_frozen(input, self) else super().forward(input)
 
 
 class Clamp(nn.Module):
@@ -74,8 +83,8 @@ class Clamp(nn.Module):
         return torch.tanh(latents / 3) * 3
 
 
-def conv(inputs: int, outputs: int, *, stride: int = 1, bias: bool = True) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=bias)
+def conv(inputs: int, outputs: int, *, stride: int = 1, bias: bool = True) -> Conv:
+    return Conv(inputs, outputs, 3, stride=stride, padding=1, bias=bias)
 
 
 def blocks(width: int, *, pooled: bool) -> list[nn.Module]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import NoReturn
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 
 from ...errors import CheckpointError
 from ...surrogate import Objective, Result, Surrogate
-from ..borrowing import heap
 from ..borrowing.lending import fastest_format, frozen, named, recomputed
 from .modules import Block, Family
 from .tensors import Half
@@ -23,7 +21,7 @@ class TinySurrogate:
     """`mist_attack.surrogate.Surrogate` over the two halves of a small autoencoder, in float32.
 
     What published encoders give is in the UNet's scale; where a folder says otherwise, latents are
-    (encoded - shift) * scale. own_process: memory that is freed may stay with the process, which is ours.
+    (encoded - shift) * scale.
     """
 
     is_demo = False
@@ -38,10 +36,9 @@ class TinySurrogate:
         *,
         scale: float = 1.0,
         shift: float = 0.0,
-        own_process: bool = False,
     ) -> None:
         self.name, self.family, self.device, self.sigmas = name, family, device, torch.empty(0, device=device)
-        self.scale, self.shift, self.own_process = scale, shift, own_process
+        self.scale, self.shift = scale, shift
         self.encoder = _filled(family, "encoder", encoder)
         self.decoder = None if decoder is None else _filled(family, "decoder", decoder)
 
@@ -85,13 +82,11 @@ class TinySurrogate:
         *,
         low_vram: bool = False,
     ) -> Result:
-        memory = heap.reused(self.device) if self.own_process and not low_vram else nullcontext()
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
             torch.autocast(self.device.type, enabled=False),
             frozen(self.modules),
-            memory,
         ):
             for module in self.modules:
                 module.to(self.device, memory_format=fastest_format(self.device))  # pyright: ignore[reportCallIssue]
