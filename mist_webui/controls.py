@@ -20,6 +20,7 @@ _FOLDED = (
     ("step", "momentum"),
     ("seed", "low_vram"),
     ("step_decay", "keep_tone"),
+    ("autoencoder",),
 )
 _NEW = tuple(name for name in options.WIDGETS if name not in [name for row in (*SEEN, *_FOLDED) for name in row])
 FOLDED = (*_FOLDED, *(_NEW[start : start + 2] for start in range(0, len(_NEW), 2)))

@@ -86,7 +86,7 @@ def test_what_is_missing_is_named_and_not_downloaded(taesd):
 
 def test_a_broken_file_is_told(taesd):
     taesd.write_bytes(b"broken")
-    with pytest.raises(CheckpointError, match="cannot load its TAESD.*choose the full autoencoder"):
+    with pytest.raises(CheckpointError, match=r"cannot load its TAESD.*choose the full autoencoder"):
         small_of()
 
 

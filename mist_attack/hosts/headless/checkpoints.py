@@ -143,7 +143,7 @@ def _reason(error: Exception) -> str:
         return f"it holds {LIGHTNING}, which only torch >= 2.5 can skip safely"
     if code:
         return f"it holds the Python object {code[1]}, and code in a checkpoint is never run"
-    if isinstance(error, (pickle.UnpicklingError, EOFError)):
+    if isinstance(error, (pickle.UnpicklingError, EOFError, LookupError)):
         return "it is not a checkpoint"
     return str(error).partition(".")[0].partition("\n")[0]
 
