@@ -44,7 +44,7 @@ def img2img(
 ) -> Tensor:
     """SDEdit (Meng et al. 2022, arXiv 2108.01073): noise to `strength` of the schedule, then denoise.
 
-    Deterministic Euler steps in sigma (Karras et al. 2022, algorithm 2 without churn), which is DDIM.
+    Deterministic Euler steps in sigma (Karras et al. 2022, algorithm 2 without churn): DDIM, or a flow's own.
     image: (1, 3, H, W) in [0, 1], sides multiples of the model's. strength: in (0, 1].
     """
     generator = seeded(surrogate.device, seed)
@@ -53,7 +53,7 @@ def img2img(
     timesteps = torch.linspace(highest, 0, steps, dtype=torch.float32, device="cpu").round().long()
     sigmas = torch.cat([surrogate.sigmas[timesteps.to(surrogate.sigmas.device)], x.new_zeros(1)])
     noise = normal(x, generator)
-    x = surrogate.noised(x, noise, sigmas[:1])
+    x = surrogate.noising.noised(x, noise, sigmas[:1])
     for sigma, following in pairwise(sigmas):
         if sigma == following:  # two rounded timesteps fell together
             continue

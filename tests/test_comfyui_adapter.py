@@ -49,7 +49,7 @@ def loss_gradient(surrogate, seed=0):
     def job(model):
         x = image.clone().requires_grad_()
         latents, sigma = model.encode(x), model.sigmas[[400]]
-        noised = model.noised(latents, noise, sigma)
+        noised = model.noising.noised(latents, noise, sigma)
         error = (noised - model.denoise(noised, sigma, conditioning)) / sigma - noise
         return torch.autograd.grad(error.square().mean() + latents.square().mean(), x)[0]
 

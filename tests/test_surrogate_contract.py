@@ -8,6 +8,8 @@ import pytest
 import torch
 from fakes.adapters import ADAPTERS, HAS_DTYPES
 
+from mist_attack.noising import Flow
+
 
 @pytest.fixture(scope="module", params=ADAPTERS)
 def surrogate(request, place, tmp_path_factory):
@@ -80,7 +82,7 @@ def test_the_denoisers_gradient_is_right(surrogate):
         prompt = model.conditioning("a painting")
 
         def function(x):
-            return (model.denoise(model.noised(x, noise, sigma), sigma, prompt) * weights).sum()
+            return (model.denoise(model.noising.noised(x, noise, sigma), sigma, prompt) * weights).sum()
 
         x = latents.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(function(x), x)
@@ -96,8 +98,12 @@ def test_noise_levels_increase_and_the_forward_process_is_theirs(surrogate):
     assert (sigmas.diff() > 0).all() and sigmas[0] > 0
     latents, noise = torch.randn(2, 2, 4, 8, 8, device=surrogate.device)
     sigma = sigmas[[10, 900]]
-    expected = latents + sigma.view(-1, 1, 1, 1) * noise
-    torch.testing.assert_close(surrogate.noised(latents, noise, sigma), expected)
+    sigma, kept = sigma.view(-1, 1, 1, 1), 1.0
+    if isinstance(surrogate.noising, Flow):
+        assert sigmas[-1] == 1
+        kept = 1 - sigma
+    expected = kept * latents + sigma * noise
+    torch.testing.assert_close(surrogate.noising.noised(latents, noise, sigma.flatten()), expected)
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -107,10 +113,12 @@ def test_denoising_takes_one_prompt_for_any_batch_and_each_its_own_noise_level(s
     def job(model):
         prompt, sigma = model.conditioning(""), model.sigmas[torch.tensor([100, 800])[:batch]]
         with torch.no_grad():
-            whole = model.denoise(model.noised(latents, noise, sigma), sigma, prompt)
+            whole = model.denoise(model.noising.noised(latents, noise, sigma), sigma, prompt)
             alone = [
                 model.denoise(
-                    model.noised(latents[i : i + 1], noise[i : i + 1], sigma[i : i + 1]), sigma[i : i + 1], prompt
+                    model.noising.noised(latents[i : i + 1], noise[i : i + 1], sigma[i : i + 1]),
+                    sigma[i : i + 1],
+                    prompt,
                 )
                 for i in range(batch)
             ]
@@ -209,7 +217,7 @@ def fused_gradient(model, images, latent_noise):
     x = images[:1].clone().requires_grad_()
     latents = model.encode(x)
     sigma = model.sigmas[[300]]
-    noised = model.noised(latents, latent_noise, sigma)
+    noised = model.noising.noised(latents, latent_noise, sigma)
     loss = ((noised - model.denoise(noised, sigma, model.conditioning(""))) / sigma).square().mean() + latents.mean()
     return torch.autograd.grad(loss, x)[0]
 

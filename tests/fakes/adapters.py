@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from mist_attack.hosts.headless import checkpoints, diffusers
 
 from . import comfy, forge, webui
-from .toy import ToySurrogate
+from .toy import ToyFlow, ToySurrogate
 
 CPU = torch.device("cpu")
 
@@ -47,8 +47,8 @@ def places(device: torch.device) -> list[Place]:
     return [Place(device, dtype, memory_format) for dtype, memory_format in zip(DTYPES, cycle(FORMATS), strict=False)]
 
 
-def _toy(folder, place):
-    return ToySurrogate(device=place.device)
+def _toy(kind):
+    return lambda folder, place: kind(device=place.device)
 
 
 def _single_file(folder, place):
@@ -110,7 +110,8 @@ def _forge(family):
 
 
 ADAPTERS = {
-    "toy": _toy,
+    "toy": _toy(ToySurrogate),
+    "toy flow": _toy(ToyFlow),
     "diffusers file": _single_file,
     "diffusers demo": _demo,
     "comfyui": _comfyui,
@@ -121,4 +122,4 @@ ADAPTERS = {
     "forge SD2-v": _forge("sd2v"),
     "forge SDXL": _forge("sdxl"),
 }
-HAS_DTYPES = ADAPTERS.keys() - {"toy"}
+HAS_DTYPES = ADAPTERS.keys() - {"toy", "toy flow"}

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ...errors import CheckpointError
 from ...needs import NEEDS
+from ...noising import Added, Noising
 from ...surrogate import Objective, Result, Surrogate
 from ..borrowing.aliases import Aliases, unwatched
 from ..borrowing.denoiser import with_loss_scale
@@ -54,6 +55,7 @@ class ComfySurrogate:
         self.name = _name(vae, model)
         self.device = vae.device if model is None else model.load_device
         self.sigmas = torch.empty(0) if model is None else _sigmas(model).to(self.device)
+        self.noising: Noising = Added()
         self._prompts: dict[str, Any] = {}
         self._denoiser: _Denoiser | None = None
         self._running = False
@@ -83,9 +85,6 @@ class ComfySurrogate:
         if NEEDS[objective].denoiser and self.model is not None:
             multiple *= 2 ** (len(self.model.model.model_config.unet_config["channel_mult"]) - 1)
         return multiple
-
-    def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-        return latents + sigma.view(-1, 1, 1, 1) * noise
 
     def denoise(self, noised_latents: Tensor, sigma: Tensor, conditioning: Any) -> Tensor:
         if self._denoiser is None:

@@ -75,7 +75,7 @@ def semantic(model, x):
         noise = torch.randn(model.encode(x).shape, generator=torch.Generator().manual_seed(1))
 
     def loss(x):
-        noised = model.noised(model.encode(x), noise, sigma)
+        noised = model.noising.noised(model.encode(x), noise, sigma)
         return ((noised - model.denoise(noised, sigma, prompt)) / sigma - noise).square().mean()
 
     return loss
