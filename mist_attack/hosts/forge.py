@@ -74,6 +74,7 @@ class ForgeSurrogate:
         self.sigmas = _sigmas(self.objects.unet.model.predictor) if has_denoiser else torch.empty(0)
         self.sigmas = self.sigmas.to(self.device)
         self.noising: Noising = Added()
+        self.differentiable = True
 
     @property
     def modules(self) -> list[nn.Module]:

@@ -57,6 +57,7 @@ class WebuiSurrogate:
         self.name = f"{_family(model)} ({model.sd_checkpoint_info.model_name})"
         self.sigmas = (_sigmas(model) if _takes_a_prompt_alone(model) else torch.empty(0)).to(self.device)
         self.noising: Noising = Added()
+        self.differentiable = True
         self._in_low_vram = False
 
     @property

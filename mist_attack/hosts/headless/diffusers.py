@@ -53,6 +53,7 @@ class DiffusersSurrogate:
         self.vae, self.unet = vae, unet
         self.sigmas = (_sigmas(schedule) if unet else torch.empty(0)).to(device)
         self.noising: Noising = Added()
+        self.differentiable = True
         self._predicts_v = schedule.get("prediction_type") == "v_prediction"
         self._encode_prompt = encode_prompt
         self._conditionings: dict[str, Tensor] = {}
