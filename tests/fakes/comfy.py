@@ -312,7 +312,7 @@ class CLIP:
 
 
 class VAE:
-    device, latent_dim, latent_channels = torch.device("cpu"), 2, 4
+    device, latent_dim, latent_channels, output_channels = torch.device("cpu"), 2, 4, 3
 
     def __init__(self, autoencoder=None):
         self.first_stage_model = autoencoder or AutoencodingEngine()
@@ -363,6 +363,7 @@ def _modules():
         "comfy.ldm.modules.diffusionmodules.model": {"pytorch_attention": F.scaled_dot_product_attention},
         "comfy.ldm.modules.diffusionmodules.openaimodel": {"UNetModel": UNetModel},
         "comfy.model_base": {"ModelType": ModelType},
+        "comfy.latent_formats": {},
         "comfy.model_sampling": {"EPS": EPS, "CONST": CONST},
         "comfy.model_management": vars(model_management),
         "comfy.patcher_extension": {"WrappersMP": SimpleNamespace(PREPARE_SAMPLING="prepare_sampling")},
@@ -376,7 +377,8 @@ def _modules():
         parent, _, child = name.rpartition(".")
         if parent:
             setattr(made[parent], child, module)
-    own = (AutoencodingEngine, ResnetBlock, ResBlock, UNetModel, Linear, Conv2d, GroupNorm, Quantised, QuantisedLinear)
+    own = (ResnetBlock, ResBlock, UNetModel, Linear, Conv2d, GroupNorm, Quantised, QuantisedLinear)
+    AutoencodingEngine.__module__ = "comfy.ldm.models.autoencoder"  # the adapter knows kinds by their names
     for kind in own:
         kind.__module__ = "comfy.fake"  # the adapter vouches for the host's own layers alone
     return made

@@ -9,7 +9,7 @@ and everything that is borrowed is put back on every exit.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import comfy.model_management
@@ -23,6 +23,7 @@ from ...surrogate import Objective, Result, Surrogate
 from ..borrowing.aliases import Aliases, unwatched
 from ..borrowing.lean import lean
 from ..borrowing.lending import instance_attributes, layers_of, memory
+from .autoencoders import Autoencoder, Scale, unframed
 from .changes import autoencoder_changes, freed_of_aliases, marked_as_training, quantised_changes, recomputed
 from .checks import check_fit, check_model, check_vae, unverified
 from .denoiser import (
@@ -56,6 +57,7 @@ class ComfySurrogate:
             check_model(model)
             check_fit(vae, model)
         self.vae, self.clip, self.positive = vae, clip, positive
+        self.autoencoder = Autoencoder(vae)
         self.model: Any = model
         self.name = _name(vae, model)
         self.device = vae.device if model is None else model.load_device
@@ -75,20 +77,21 @@ class ComfySurrogate:
 
     def encode(self, images: Tensor) -> Tensor:
         with unwatched():
-            latents = self.vae.first_stage_model.encode(self._seen(images)).float().to(self.device)
-        return latents if self.model is None else self.model.model.process_latent_in(latents)
-
-    def _seen(self, images: Tensor) -> Tensor:
-        return self.vae.process_input(images.to(self.vae.device, torch.float32))
+            latents = self.autoencoder.encode(images).to(self.device)
+        return unframed(self._scale.into(latents))
 
     def decode(self, latents: Tensor) -> Tensor:
-        if self.model is not None:
-            latents = self.model.model.process_latent_out(latents)
-        decoded = self.vae.first_stage_model.decode(latents.to(self.vae.device)).float()
-        return self.vae.process_output(decoded.clone()).to(self.device)
+        latents = self._scale.out_of(self.autoencoder.framed(latents))
+        return self.autoencoder.decode(latents).to(self.device)
+
+    @property
+    def _scale(self) -> Scale:
+        if self.model is None:
+            return self.autoencoder.scale
+        return Scale(self.model.model.process_latent_in, self.model.model.process_latent_out)
 
     def spatial_multiple(self, objective: Objective) -> int:
-        multiple = int(self.vae.spacial_compression_encode())
+        multiple = self.autoencoder.multiple
         if NEEDS[objective].denoiser and self.model is not None:
             multiple *= patch_of(self.model)
         return multiple
@@ -121,7 +124,7 @@ class ComfySurrogate:
         self, job: Callable[[Surrogate], Result], batch: int, height: int, width: int, *, low_vram: bool = False
     ) -> Result:
         if self._running:  # a run inside a run
-            with recomputed(self.modules if low_vram else ()):
+            with self._recomputed(low_vram):
                 return job(self)
         unet_bytes = dtype_of(self.model.model).itemsize if self.differentiable else 0
         needed = memory(batch * height * width, unet_bytes, low_vram=low_vram)
@@ -133,10 +136,12 @@ class ComfySurrogate:
             needed += inference_memory(self.model, empty.shape)
         return self._sample(lambda: job(self), empty, needed, low_vram)
 
+    def _recomputed(self, low_vram: bool) -> AbstractContextManager[None]:
+        return recomputed(self.autoencoder.encoding, self.modules[1:]) if low_vram else nullcontext()
+
     def _empty(self, batch: int, height: int, width: int) -> Tensor:
         """Latents as the denoiser takes them."""
-        factor = int(self.vae.spacial_compression_encode())
-        channels = self.model.model.latent_format.latent_channels
+        factor, channels = self.autoencoder.multiple, self.model.model.latent_format.latent_channels
         return framed(self.model, torch.zeros(batch, channels, height // factor, width // factor))
 
     def _sample(self, job: Callable[[], Result], empty: Tensor, needed: float, low_vram: bool) -> Result:
@@ -178,11 +183,11 @@ class ComfySurrogate:
             borrowed.enter_context(instance_attributes(autoencoder_changes(autoencoder)))
             borrowed.enter_context(instance_attributes(quantised_changes(self.modules)))
             borrowed.enter_context(lean([autoencoder], fetched))
-            differentiable(_encoding(autoencoder), self.vae.device, torch.float32)
+            differentiable(self.autoencoder.encoding, self.vae.device, torch.float32)
             if denoiser is not None and denoiser.differentiable:
                 differentiable([self.model.model.diffusion_model], self.device, denoiser.dtype)
                 borrowed.enter_context(freed_of_aliases(self.model.model.diffusion_model))
-            borrowed.enter_context(recomputed(self.modules if low_vram else ()))
+            borrowed.enter_context(self._recomputed(low_vram))
             borrowed.enter_context(Aliases())
             self._denoiser, self._running = denoiser, True
             try:
@@ -195,8 +200,3 @@ def _name(vae: Any, model: Any) -> str:
     if model is None:
         return f"{type(vae.first_stage_model).__name__}, {vae.latent_channels} channels, in ComfyUI"
     return f"{type(model.model.model_config).__name__} in ComfyUI"
-
-
-def _encoding(autoencoder: nn.Module) -> list[nn.Module]:
-    """All but what decodes, which takes part in no step."""
-    return [child for name, child in autoencoder.named_children() if name not in ("decoder", "post_quant_conv")]

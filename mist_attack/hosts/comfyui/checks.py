@@ -7,11 +7,11 @@ from typing import Any
 
 import comfy.model_base
 import comfy.model_sampling
-from comfy.ldm.models.autoencoder import AutoencodingEngine
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import nn
 
 from ...errors import CheckpointError
+from .autoencoders import Autoencoder, kind_of
 from .changes import is_quantised
 
 _OF_HOST = ("comfy.", "comfy_kitchen.", "torch.nn.")
@@ -28,6 +28,7 @@ _PICTURES_BESIDE = (
     "clip_fea",
     "time_dim_concat",
 )
+_FRAMES = ("", ", and frames")
 _FOR_EDITING = (
     "Expected a model that makes whole pictures of a prompt; found one, or a conditioning, for inpainting, editing or "
     "control, which takes pictures too. Connect others, or choose the mode textural."
@@ -39,12 +40,19 @@ def check_vae(vae: Any) -> None:
     autoencoder = getattr(vae, "first_stage_model", None)
     if autoencoder is None:
         raise CheckpointError("Expected a VAE, but this checkpoint holds none. Load one with Load VAE and connect it.")
-    if not isinstance(autoencoder, AutoencodingEngine) or vae.latent_dim != 2:
+    if kind_of(vae) is None:
         raise CheckpointError(
-            "Expected a VAE of the KL kind for pictures (SD1, SD2, SDXL, SD3, Flux); "
-            f"found {type(autoencoder).__name__}."
+            "Expected a VAE for pictures (SD 1 to 3, SDXL, Flux, Qwen-Image, Wan, HunyuanVideo, or a small one: TAESD "
+            f"and its kin); found {_described(vae)}. Load the one of your picture model with Load VAE."
         )
     check_layers(autoencoder, "This VAE")
+
+
+def _described(vae: Any) -> str:
+    """The class, and what the host uses it for as far as the VAE tells."""
+    for_what = {1: " (for sound or shapes)", 3: " (for videos)"}.get(vae.latent_dim, "")
+    for_what = " (for sound)" if getattr(vae, "output_channels", 3) == 2 else for_what
+    return type(vae.first_stage_model).__name__ + for_what
 
 
 def check_model(model: Any) -> None:
@@ -76,14 +84,13 @@ def _adds_noise(base: Any, sampling: Any) -> bool:
 
 def check_fit(vae: Any, model: Any) -> None:
     """Refuse a VAE of another family: its latents have another size. Raises CheckpointError."""
-    wanted = model.model.latent_format
-    found = int(vae.latent_channels), int(vae.spacial_compression_encode())
-    needed = wanted.latent_channels, int(getattr(wanted, "spacial_downscale_ratio", found[1]))
-    if found != needed:
+    wanted, pixels = model.model.latent_format, Autoencoder(vae).multiple
+    needed = wanted.latent_channels, int(getattr(wanted, "spacial_downscale_ratio", pixels)), wanted.latent_dimensions
+    if (int(vae.latent_channels), pixels, vae.latent_dim) != needed:
         raise CheckpointError(
-            f"The VAE's latents have {found[0]} channels, one for {found[1]} pixels; this model "
-            f"({type(model.model.model_config).__name__}) takes {needed[0]} channels, one for {needed[1]} pixels. "
-            "Connect the VAE of this model."
+            f"Expected the VAE of this model ({type(model.model.model_config).__name__}), whose latents have "
+            f"{needed[0]} channels, one for {needed[1]} pixels{_FRAMES[needed[2] == 3]}; found one with "
+            f"{vae.latent_channels}, one for {pixels} pixels{_FRAMES[vae.latent_dim == 3]}. Connect the model's own."
         )
 
 
