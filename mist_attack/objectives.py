@@ -21,7 +21,7 @@ from .settings import Gradient, Settings
 from .surrogate import Conditioning, Surrogate
 
 MIST_LATENTS = 16384
-SPREAD, GOLDEN = (0.1, 0.25), (5**0.5 - 1) / 2
+GOLDEN = (5**0.5 - 1) / 2
 JUDGED_TIMESTEPS = (0.125, 0.375, 0.625, 0.875)  # of the schedule: strata, so that few draws judge it evenly
 
 
@@ -60,39 +60,44 @@ class Textural:
         return {"target_distance": self.value(latents).mean()}
 
 
-Draws = Callable[[Tensor, int, torch.Generator], tuple[Tensor, Tensor]]
-"""(B, C, h, w) latents, and the schedule's length -> (B,) timesteps, and noise of the latents' shape."""
+Draws = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+"""(B, C, h, w) latents, and the (T,) schedule -> (B,) timesteps, and noise of the latents' shape."""
 
 
-def random_draws(latents: Tensor, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def random_draws(latents: Tensor, sigmas: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Every timestep as likely as any other, each draw by itself (AdvDM, Mist)."""
-    return integers(length, (len(latents),), generator, latents.device), normal(latents, generator)
+    return integers(len(sigmas), (len(latents),), generator, latents.device), normal(latents, generator)
 
 
 class SpreadDraws:
-    """Draws of which few do the work of many: timesteps evenly over SPREAD of the schedule (from a random first one by
-    the golden ratio, whose multiples leave no gap), and every second noise the negative of the one before (antithetic).
-
-    SPREAD is where the denoising loss rises most for what it takes from the textural term.
+    """Draws of which few do the work of many: timesteps evenly over those whose noise level is in `spread` (from a
+    random first one by the golden ratio, whose multiples leave no gap), and every second noise the negative of the one
+    before (antithetic). A distilled model's few levels may all lie outside: then the highest below is drawn.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, spread: tuple[float, float]) -> None:
+        self.spread = spread
         self.drawn = 0
         self.first: Tensor | None = None
         self.noise: Tensor | None = None
 
-    def __call__(self, latents: Tensor, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(self, latents: Tensor, sigmas: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         if self.first is None:
             self.first = uniform(latents.new_empty(()), generator)
+            self.low, self.high = self._ends(sigmas)
         numbers = torch.arange(self.drawn, self.drawn + len(latents), device=latents.device, dtype=latents.dtype)
         places = self.first + GOLDEN * numbers
         self.drawn += len(latents)
-        low, high = SPREAD
         if self.noise is None or self.noise.shape != latents.shape:
             noise = self.noise = normal(latents, generator)
         else:
             noise, self.noise = -self.noise, None
-        return ((low + (high - low) * (places % 1)) * length).long(), noise
+        return (self.low + (self.high - self.low) * (places % 1)).long(), noise
+
+    def _ends(self, sigmas: Tensor) -> tuple[Tensor, Tensor]:
+        """The first timestep to be drawn, and the one after the last."""
+        low, high = torch.searchsorted(sigmas, sigmas.new_tensor(self.spread))
+        return torch.minimum(low, (high - 1).clamp(min=0)), high.clamp(min=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +106,7 @@ class Estimate:
 
     through: bool
     """By the derivative of the denoiser. Else its Jacobian is left out (Xue et al. 2024, arXiv 2311.12832):
-    g = -(2 / N) * (eps_pred - noise) / sqrt(1 + sigma^2), the last factor being d noised / d latents for a
-    variance-preserving model."""
+    g = -(2 / N) * error * slope, both of which `noising` derives."""
     spread: bool
     """Draws that few steps can use (see SpreadDraws), else random_draws."""
     draws: int = 1
@@ -136,7 +140,7 @@ class Semantic:
     ) -> None:
         self.surrogate, self.conditioning = surrogate, conditioning
         self.sign = -1.0 if direction == "ascent" else 1.0
-        self.draw: Draws = SpreadDraws() if estimate.spread else random_draws
+        self.draw: Draws = SpreadDraws(surrogate.noising.spread) if estimate.spread else random_draws
         self._differentiated = self._through if estimate.through else self._past
 
     def value(self, latents: Tensor) -> Tensor:
@@ -144,7 +148,7 @@ class Semantic:
 
     def value_and_gradient(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         sigmas = self.surrogate.sigmas
-        timesteps, noise = self.draw(latents, len(sigmas), generator)
+        timesteps, noise = self.draw(latents, sigmas, generator)
         sigma = sigmas[timesteps]
         loss, gradient = self._differentiated(latents, noise, sigma)
         return self.sign * loss, self.sign * gradient
@@ -172,14 +176,14 @@ class Semantic:
     def _past(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             error = self._error(latents, noise, sigma)
-        scale = (2 / error[0].numel()) / (1 + sigma.square()).sqrt()
+        scale = (2 / error[0].numel()) * self.surrogate.noising.slope(sigma)
         return _mean_square(error), error * scale.view(-1, 1, 1, 1)
 
     def _error(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-        """eps_pred - noise."""
-        noised = self.surrogate.noised(latents, noise, sigma)
+        """Of the network's own prediction: of the noise, or of the velocity."""
+        noised = self.surrogate.noising.noised(latents, noise, sigma)
         denoised = self.surrogate.denoise(noised, sigma, self.conditioning)
-        return (noised - denoised) / sigma.view(-1, 1, 1, 1) - noise
+        return (latents - denoised) / sigma.view(-1, 1, 1, 1)
 
 
 class Amortised:

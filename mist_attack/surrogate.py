@@ -1,8 +1,8 @@
 """The narrow interface: all that the engine may ask of a model, whichever host has loaded it.
 
 `Surrogate` is the field's word for the model one attacks in place of the adversary's. Latents are float32 and in
-the UNet's scale (scale and shift applied); images are float32 (B, 3, H, W) in [0, 1]; noise levels follow
-k-diffusion (Karras et al. 2022, arXiv 2206.00364): noised latents are `latents + sigma * noise`.
+the denoiser's scale (scale and shift applied); images are float32 (B, 3, H, W) in [0, 1]; a noise level means what the
+model's `noising` says.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .needs import Objective as Objective
+from .noising import Noising
 
 Conditioning = Any
 """A prompt in the model's own form: made and consumed by the same adapter, opaque to the engine."""
@@ -39,8 +40,16 @@ class Surrogate(Protocol):
     """Where images, latents and generators must live while a job runs."""
 
     sigmas: Tensor
-    """(T,) float32, increasing noise levels of the training schedule; a *timestep* is an index into it.
-    Empty where only the autoencoder is there: then only `textural` works."""
+    """(T,) float32, increasing noise levels of the family's own schedule, shifted as it has them, or the few that a
+    distilled model knows; a *timestep* is an index into it. Empty where only the autoencoder is there: then only
+    `textural` works."""
+
+    noising: Noising
+    """How noise is added, and what the denoiser is trained on."""
+
+    differentiable: bool
+    """Gradients go through `denoise`. Else it is only asked for predictions, and raises CheckpointError where a
+    gradient is wanted: enough for `sds`."""
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, C, H/f, W/f): the posterior's mean, not a sample. Differentiable."""
@@ -54,12 +63,8 @@ class Surrogate(Protocol):
         """Pixels: H and W must be multiples of it (textural: the autoencoder's f; else the UNet's too)."""
         ...
 
-    def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-        """The forward process; sigma is (B,). For SD: `latents + sigma * noise`."""
-        ...
-
     def denoise(self, noised_latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
-        """Predicted clean latents, float32; eps_pred = (noised_latents - denoised) / sigma. Differentiable.
+        """Predicted clean latents, float32. Differentiable.
 
         sigma is (B,) and holds members of `sigmas`."""
         ...

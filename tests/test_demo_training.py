@@ -151,7 +151,7 @@ def test_a_lora_learns_its_pictures_and_leaves_nothing():
         with torch.no_grad():
             z = torch.cat([ready.encode(picture) for picture in pictures])
             sigma, noise = ready.sigmas[[300, 450, 600, 750]], torch.randn(z.shape, generator=generator)
-            noised = ready.noised(z, noise, sigma)
+            noised = ready.noising.noised(z, noise, sigma)
             denoised = ready.denoise(noised, sigma, ready.conditioning("a drawing"))
             return float(((noised - denoised) / sigma.view(-1, 1, 1, 1) - noise).square().mean())
 

@@ -57,7 +57,7 @@ def assert_same_model(surrogate, modules):
             for timestep in (0, 17, 500, 999):
                 eps = unet(scheduler.add_noise(latents, noise, torch.tensor([timestep])), timestep, prompt).sample
                 sigma = model.sigmas[[timestep]]
-                noised = model.noised(latents, noise, sigma)
+                noised = model.noising.noised(latents, noise, sigma)
                 found = (noised - model.denoise(noised, sigma, prompt)) / sigma
                 torch.testing.assert_close(found, eps, rtol=1e-4, atol=2e-5)
 
@@ -250,7 +250,7 @@ def test_v_prediction_is_understood(tiny, folder):
         expected = ab.sqrt() * x - (1 - ab).sqrt() * v  # the clean latents, Salimans and Ho 2022
         sigma = surrogate.sigmas[timestep]
         found = surrogate.run(
-            lambda model: model.denoise(model.noised(latents, noise, sigma), sigma, prompt).detach(), 1, 64, 64
+            lambda model: model.denoise(model.noising.noised(latents, noise, sigma), sigma, prompt).detach(), 1, 64, 64
         )
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
@@ -291,7 +291,7 @@ def test_a_full_size_checkpoint(tmp_path, lightning, monkeypatch):
         x = torch.rand(1, 3, 64, 64, requires_grad=True)
         latents = model.encode(x)
         sigma = model.sigmas[[300]]
-        noised = model.noised(latents, torch.randn_like(latents), sigma)
+        noised = model.noising.noised(latents, torch.randn_like(latents), sigma)
         eps = (noised - model.denoise(noised, sigma, model.conditioning("a painting"))) / sigma
         return torch.autograd.grad(eps.square().mean() + latents.square().mean(), x)[0]
 

@@ -1,11 +1,11 @@
 import pytest
 import torch
-from fakes.toy import ToySurrogate
+from fakes.toy import ToyFlow, ToySurrogate
 
 from mist_attack.evaluation import amplified, img2img, reconstruct, seen
 
 
-class Knowing(ToySurrogate):
+class Knowing:
     """A denoiser that knows the answer: every path must end exactly there."""
 
     answer = torch.full((1, 4, 4, 4), 0.7)
@@ -19,9 +19,18 @@ class Knowing(ToySurrogate):
         self.asked = []
 
 
+class KnowingDiffusion(Knowing, ToySurrogate):
+    pass
+
+
+class KnowingFlow(Knowing, ToyFlow):
+    pass
+
+
+@pytest.mark.parametrize("kind", [KnowingDiffusion, KnowingFlow])
 @pytest.mark.parametrize("strength", [0.05, 0.5, 1.0])
-def test_img2img_starts_at_its_strength_and_ends_where_the_model_points(strength):
-    surrogate = Knowing()
+def test_img2img_starts_at_its_strength_and_ends_where_the_model_points(strength, kind):
+    surrogate = kind()
     image = img2img(surrogate, torch.rand(1, 3, 32, 32), None, strength, steps=7)
     torch.testing.assert_close(image, surrogate.decode(surrogate.answer), rtol=1e-4, atol=1e-5)
     first = int(strength * len(surrogate.sigmas)) - 1

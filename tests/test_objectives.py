@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from mist_attack.loss import PictureLoss
+from mist_attack.noising import Added
 from mist_attack.objectives import (
     ESTIMATES,
-    SPREAD,
     Estimate,
     Fused,
     Semantic,
@@ -57,7 +57,7 @@ class Mist(nn.Module):
 class AsSurrogate:
     """The same model in the engine's terms."""
 
-    name, device = "mist", torch.device("cpu")
+    name, device, noising = "mist", torch.device("cpu"), Added()
 
     def __init__(self, model):
         self.model = model
@@ -66,9 +66,6 @@ class AsSurrogate:
 
     def encode(self, images):
         return self.model.latents(images)
-
-    def noised(self, latents, noise, sigma):
-        return latents + sigma.view(-1, 1, 1, 1) * noise
 
     def denoise(self, noised, sigma, conditioning):
         self.unet_calls += 1
@@ -88,7 +85,7 @@ def seeded(seed):
 def draws_of(latents, surrogate, seed, gradient="exact"):
     """The timestep and noise that an objective draws from a fresh generator."""
     generator = torch.Generator().manual_seed(seed)
-    return Semantic(surrogate, None, ESTIMATES[gradient]).draw(latents, len(surrogate.sigmas), generator)
+    return Semantic(surrogate, None, ESTIMATES[gradient]).draw(latents, surrogate.sigmas, generator)
 
 
 def picture_loss(surrogate, settings, y, size, seed):
@@ -160,9 +157,10 @@ def test_sds_gradient_is_its_defining_formula(mist, direction, sign):
 @pytest.mark.parametrize("steps", [5, 15, 40])
 def test_spread_draws_leave_no_gap_and_pair_their_noise(steps):
     """N multiples of the golden ratio cut a circle into gaps of at most 1.8 / N (three-distance theorem)."""
-    draw, generator = SpreadDraws(), torch.Generator().manual_seed(steps)
-    drawn = [draw(torch.zeros(1, 4, 2, 2), 100_000, generator) for _ in range(steps)]
-    low, high = SPREAD
+    low, high = 0.1, 0.25
+    draw, generator = SpreadDraws((low, high)), torch.Generator().manual_seed(steps)
+    sigmas = torch.arange(100_000) / 100_000
+    drawn = [draw(torch.zeros(1, 4, 2, 2), sigmas, generator) for _ in range(steps)]
     places = torch.cat([timesteps for timesteps, _ in drawn]).double() / 100_000
     assert places.min() >= low and places.max() < high
     circle = ((places - low) / (high - low)).sort().values
@@ -174,10 +172,11 @@ def test_spread_draws_leave_no_gap_and_pair_their_noise(steps):
 
 
 def test_spread_draws_of_a_batch_are_those_of_as_many_steps():
-    one, many = SpreadDraws(), SpreadDraws()
+    one, many = SpreadDraws((0.1, 0.25)), SpreadDraws((0.1, 0.25))
+    sigmas = torch.arange(1000) / 1000
     generators = [torch.Generator().manual_seed(4) for _ in range(2)]
-    wanted = [one(torch.zeros(1, 4, 2, 2), 1000, generators[0])[0] for _ in range(6)]
-    found = [many(torch.zeros(3, 4, 2, 2), 1000, generators[1])[0] for _ in range(2)]
+    wanted = [one(torch.zeros(1, 4, 2, 2), sigmas, generators[0])[0] for _ in range(6)]
+    found = [many(torch.zeros(3, 4, 2, 2), sigmas, generators[1])[0] for _ in range(2)]
     assert torch.equal(torch.cat(found), torch.cat(wanted))
 
 
@@ -258,21 +257,21 @@ def test_an_estimate_is_its_three_choices(mist, monkeypatch, seed, through, spre
     objective = build(Settings(objective="semantic"), surrogate, None, None)
     generator, same = seeded(seed), seeded(seed)
     found = [objective.value_and_gradient(z, generator)[1] for z in latents]
-    draw = SpreadDraws() if spread else random_draws
+    draw = SpreadDraws(Added().spread) if spread else random_draws
     for step, z in enumerate(latents):
         if step % steps == 0:
-            one_by_one = [by_hand(surrogate, z, *draw(z, 1000, same), through) for _ in range(draws)]
+            one_by_one = [by_hand(surrogate, z, *draw(z, surrogate.sigmas, same), through) for _ in range(draws)]
         assert torch.equal(found[step], -torch.stack(one_by_one).mean(0))
 
 
 def by_hand(surrogate, latents, timesteps, noise, through):
     """Of the mean squared error of the noise that the model predicts, with or without the derivative of the model."""
     sigma, leaf = surrogate.sigmas[timesteps], latents.clone().requires_grad_()
-    noised = surrogate.noised(leaf, noise, sigma)
-    error = (noised - surrogate.denoise(noised, sigma, None)) / sigma.view(-1, 1, 1, 1) - noise
+    noised = surrogate.noising.noised(leaf, noise, sigma)
+    error = (leaf - surrogate.denoise(noised, sigma, None)) / sigma.view(-1, 1, 1, 1)
     if through:
         return torch.autograd.grad(error.square().mean(dim=(1, 2, 3)).sum(), leaf)[0]
-    return error.detach() * (2 / error[0].numel() / (1 + sigma.square()).sqrt()).view(-1, 1, 1, 1)
+    return error.detach() * (2 / error[0].numel() * (1 / (1 + sigma.square()).sqrt())).view(-1, 1, 1, 1)
 
 
 def test_the_words_of_the_gradient_are_combinations():

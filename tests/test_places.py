@@ -65,7 +65,7 @@ def fused_gradient(surrogate, image, noise):
     def job(model):
         x, sigma = image.clone().requires_grad_(), model.sigmas[[300]]
         latents = model.encode(x)
-        noised = model.noised(latents, noise, sigma)
+        noised = model.noising.noised(latents, noise, sigma)
         error = (noised - model.denoise(noised, sigma, model.conditioning(""))) / sigma
         return torch.autograd.grad(error.square().mean() + latents.mean(), x)[0]
 

@@ -8,6 +8,9 @@ import pytest
 import torch
 from fakes.adapters import ADAPTERS, HAS_DTYPES
 
+from mist_attack.errors import CheckpointError
+from mist_attack.noising import Flow
+
 
 @pytest.fixture(scope="module", params=ADAPTERS)
 def surrogate(request, place, tmp_path_factory):
@@ -73,6 +76,8 @@ def test_the_encoders_gradient_is_right(surrogate, images):
 def test_the_denoisers_gradient_is_right(surrogate):
     if is_half(surrogate):
         pytest.skip("half precision is too coarse for a difference")
+    if not surrogate.differentiable:
+        pytest.skip("is asked for predictions alone")
     latents, noise, weights = torch.randn(3, 1, 4, 8, 8, device=surrogate.device)
 
     def job(model):
@@ -80,7 +85,7 @@ def test_the_denoisers_gradient_is_right(surrogate):
         prompt = model.conditioning("a painting")
 
         def function(x):
-            return (model.denoise(model.noised(x, noise, sigma), sigma, prompt) * weights).sum()
+            return (model.denoise(model.noising.noised(x, noise, sigma), sigma, prompt) * weights).sum()
 
         x = latents.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(function(x), x)
@@ -90,14 +95,32 @@ def test_the_denoisers_gradient_is_right(surrogate):
     assert slope > 0 and difference == pytest.approx(slope, rel=0.02)
 
 
+def test_a_gradient_of_predictions_alone_is_refused(surrogate):
+    if surrogate.differentiable:
+        pytest.skip("has one")
+
+    def job(model):
+        x = torch.randn(1, 4, 8, 8, device=model.device).requires_grad_()
+        sigma, prompt = model.sigmas[[400]], model.conditioning("")
+        assert not model.denoise(x.detach(), sigma, prompt).is_inference()
+        with pytest.raises(CheckpointError, match="sds"):
+            model.denoise(x, sigma, prompt)
+
+    ready(surrogate, job)
+
+
 def test_noise_levels_increase_and_the_forward_process_is_theirs(surrogate):
     sigmas = surrogate.sigmas
     assert sigmas.ndim == 1 and len(sigmas) == 1000 and sigmas.dtype == torch.float32
     assert (sigmas.diff() > 0).all() and sigmas[0] > 0
     latents, noise = torch.randn(2, 2, 4, 8, 8, device=surrogate.device)
     sigma = sigmas[[10, 900]]
-    expected = latents + sigma.view(-1, 1, 1, 1) * noise
-    torch.testing.assert_close(surrogate.noised(latents, noise, sigma), expected)
+    sigma, kept = sigma.view(-1, 1, 1, 1), 1.0
+    if isinstance(surrogate.noising, Flow):
+        assert sigmas[-1] == 1
+        kept = 1 - sigma
+    expected = kept * latents + sigma * noise
+    torch.testing.assert_close(surrogate.noising.noised(latents, noise, sigma.flatten()), expected)
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -107,10 +130,12 @@ def test_denoising_takes_one_prompt_for_any_batch_and_each_its_own_noise_level(s
     def job(model):
         prompt, sigma = model.conditioning(""), model.sigmas[torch.tensor([100, 800])[:batch]]
         with torch.no_grad():
-            whole = model.denoise(model.noised(latents, noise, sigma), sigma, prompt)
+            whole = model.denoise(model.noising.noised(latents, noise, sigma), sigma, prompt)
             alone = [
                 model.denoise(
-                    model.noised(latents[i : i + 1], noise[i : i + 1], sigma[i : i + 1]), sigma[i : i + 1], prompt
+                    model.noising.noised(latents[i : i + 1], noise[i : i + 1], sigma[i : i + 1]),
+                    sigma[i : i + 1],
+                    prompt,
                 )
                 for i in range(batch)
             ]
@@ -209,7 +234,7 @@ def fused_gradient(model, images, latent_noise):
     x = images[:1].clone().requires_grad_()
     latents = model.encode(x)
     sigma = model.sigmas[[300]]
-    noised = model.noised(latents, latent_noise, sigma)
+    noised = model.noising.noised(latents if model.differentiable else latents.detach(), latent_noise, sigma)
     loss = ((noised - model.denoise(noised, sigma, model.conditioning(""))) / sigma).square().mean() + latents.mean()
     return torch.autograd.grad(loss, x)[0]
 

@@ -132,7 +132,7 @@ def denoising(ready: Any, pictures: Pictures, linear: LinearDenoiser) -> list[tu
         for _ in range(DRAWS):
             timesteps = torch.randint(width, (len(latents),), generator=generator) + band * width
             sigma, noise = ready.sigmas[timesteps], torch.randn(latents.shape, generator=generator)
-            noised = ready.noised(latents, noise, sigma)
+            noised = ready.noising.noised(latents, noise, sigma)
             eps_pred = (noised - ready.denoise(noised, sigma, prompt)) / sigma.view(-1, 1, 1, 1)
             found = eps_pred, linear(noised, sigma)
             errors += np.stack([(x - noise).square().mean((1, 2, 3)).numpy() for x in found]) / DRAWS

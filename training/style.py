@@ -77,7 +77,7 @@ def _teach(ready: Any, adapters: Sequence[LowRank], pictures: Sequence[Tensor], 
     for _ in range(steps):
         clean = latents[torch.randint(len(latents), (6,))]
         sigma, noise = ready.sigmas[torch.randint(len(ready.sigmas), (6,))], torch.randn_like(clean)
-        noised = ready.noised(clean, noise, sigma)
+        noised = ready.noising.noised(clean, noise, sigma)
         eps_pred = (noised - ready.denoise(noised, sigma, conditioning)) / sigma.view(-1, 1, 1, 1)
         loss = (eps_pred - noise).square().mean()
         optimizer.zero_grad()

@@ -76,10 +76,10 @@ def _draw_alike(objective: LatentObjective) -> None:
         objective.draw = _drawn_on_the_cpu
 
 
-def _drawn_on_the_cpu(latents: Tensor, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _drawn_on_the_cpu(latents: Tensor, sigmas: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     del generator
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
-    timesteps = torch.full((len(latents),), int(TIMESTEP * length))
+    timesteps = torch.full((len(latents),), int(TIMESTEP * len(sigmas)))
     return timesteps.to(latents.device), noise.to(latents.device)
 
 

@@ -50,7 +50,7 @@ def img2img(
 ) -> Tensor:
     """SDEdit (Meng et al. 2022, arXiv 2108.01073): noise to `strength` of the schedule, then denoise.
 
-    Deterministic Euler steps in sigma (Karras et al. 2022, algorithm 2 without churn), which is DDIM.
+    Deterministic Euler steps in sigma (Karras et al. 2022, algorithm 2 without churn): DDIM, or a flow's own.
     image: (1, 3, H, W) in [0, 1], sides multiples of the model's. strength: in (0, 1]. mask: (1, 1, h, w) of latents, 1
     is made anew; elsewhere every step starts from the picture's own (Avrahami et al. 2023, arXiv 2206.02779).
     """
@@ -60,14 +60,14 @@ def img2img(
     timesteps = torch.linspace(highest, 0, steps, dtype=torch.float32, device="cpu").round().long()
     sigmas = torch.cat([surrogate.sigmas[timesteps.to(surrogate.sigmas.device)], latents.new_zeros(1)])
     noise = normal(latents, generator)
-    x = surrogate.noised(latents, noise, sigmas[:1])
+    x = surrogate.noising.noised(latents, noise, sigmas[:1])
     for sigma, following in pairwise(sigmas):
         if sigma == following:  # two rounded timesteps fell together
             continue
         denoised = surrogate.denoise(x, sigma[None], conditioning)
         x = x + (x - denoised) / sigma * (following - sigma)
         if mask is not None:
-            x = torch.where(mask > 0, x, surrogate.noised(latents, noise, following[None]))
+            x = torch.where(mask > 0, x, surrogate.noising.noised(latents, noise, following[None]))
     return surrogate.decode(x)
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..needs import NEEDS
+from ..noising import Added, Noising
 from ..surrogate import Conditioning, Objective, Result, Surrogate, out_of_memory
 from .borrowing.aliases import OutOfPlace, is_plain
 from .borrowing.denoiser import with_loss_scale
@@ -72,6 +73,8 @@ class ForgeSurrogate:
         self.device: torch.device = self.objects.unet.load_device if has_denoiser else self.objects.vae.device
         self.sigmas = _sigmas(self.objects.unet.model.predictor) if has_denoiser else torch.empty(0)
         self.sigmas = self.sigmas.to(self.device)
+        self.noising: Noising = Added()
+        self.differentiable = True
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -98,9 +101,6 @@ class ForgeSurrogate:
         if NEEDS[objective].denoiser and len(self.sigmas):
             multiple *= 2 ** (len(self.objects.unet.model.diffusion_model.channel_mult) - 1)
         return multiple
-
-    def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-        return latents + sigma.view(-1, 1, 1, 1) * noise
 
     def denoise(self, noised_latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         self._require_denoiser()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..needs import NEEDS
+from ..noising import Added, Noising
 from ..surrogate import Conditioning, Objective, Result, Surrogate
 from .borrowing.denoiser import denoised, noise_levels, with_loss_scale
 from .borrowing.lean import lean
@@ -55,6 +56,8 @@ class WebuiSurrogate:
         self.device = torch.device(devices.device)
         self.name = f"{_family(model)} ({model.sd_checkpoint_info.model_name})"
         self.sigmas = (_sigmas(model) if _takes_a_prompt_alone(model) else torch.empty(0)).to(self.device)
+        self.noising: Noising = Added()
+        self.differentiable = True
         self._in_low_vram = False
 
     @property
@@ -103,9 +106,6 @@ class WebuiSurrogate:
         if NEEDS[objective].denoiser and len(self.sigmas):
             multiple *= 2 ** (len(self.unet.channel_mult) - 1)
         return multiple
-
-    def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-        return latents + sigma.view(-1, 1, 1, 1) * noise
 
     def denoise(self, noised_latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         self._require_denoiser()

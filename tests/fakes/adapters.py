@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from mist_attack.hosts.headless import checkpoints, diffusers
 
 from . import comfy, forge, webui
-from .toy import ToySurrogate
+from .toy import ToyFlow, ToySurrogate
 
 CPU = torch.device("cpu")
 
@@ -47,8 +47,8 @@ def places(device: torch.device) -> list[Place]:
     return [Place(device, dtype, memory_format) for dtype, memory_format in zip(DTYPES, cycle(FORMATS), strict=False)]
 
 
-def _toy(folder, place):
-    return ToySurrogate(device=place.device)
+def _toy(kind):
+    return lambda folder, place: kind(device=place.device)
 
 
 def _single_file(folder, place):
@@ -71,16 +71,19 @@ def _arranged(surrogate, place):
     return surrogate
 
 
-def _comfyui(folder, place):
-    comfy.install()
-    from mist_attack.hosts.comfyui.adapter import ComfySurrogate
+def _comfyui(kind):
+    def build(folder, place):
+        comfy.install()
+        from mist_attack.hosts.comfyui.adapter import ComfySurrogate
 
-    model, clip, vae = comfy.checkpoint()
-    place.put(model.model.diffusion_model, vae.first_stage_model)
-    model.load_device = vae.device = vae.patcher.load_device = place.device
-    model.model.diffusion_model.dtype = place.dtype
-    model.model.model_sampling.sigmas = model.model.model_sampling.sigmas.to(place.device)
-    return ComfySurrogate(vae, model, clip)
+        model, clip, vae = comfy.checkpoint(kind=kind)
+        place.put(model.model.diffusion_model, vae.first_stage_model)
+        model.load_device = vae.device = vae.patcher.load_device = place.device
+        model.model.diffusion_model.dtype = place.dtype
+        model.model.model_sampling.sigmas = model.model.model_sampling.sigmas.to(place.device)
+        return ComfySurrogate(vae, model, clip)
+
+    return build
 
 
 def _webui(family):
@@ -110,10 +113,12 @@ def _forge(family):
 
 
 ADAPTERS = {
-    "toy": _toy,
+    "toy": _toy(ToySurrogate),
+    "toy flow": _toy(ToyFlow),
     "diffusers file": _single_file,
     "diffusers demo": _demo,
-    "comfyui": _comfyui,
+    "comfyui": _comfyui(comfy.ModelType.EPS),
+    "comfyui flow": _comfyui(comfy.ModelType.FLOW),
     "webui": _webui("sd1"),
     "webui SD2-v": _webui("sd2v"),
     "webui SDXL": _webui("sdxl"),
@@ -121,4 +126,4 @@ ADAPTERS = {
     "forge SD2-v": _forge("sd2v"),
     "forge SDXL": _forge("sdxl"),
 }
-HAS_DTYPES = ADAPTERS.keys() - {"toy"}
+HAS_DTYPES = ADAPTERS.keys() - {"toy", "toy flow"}

@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from mist_attack.errors import CheckpointError
 from mist_attack.needs import NEEDS
+from mist_attack.noising import Added, Flow
 
 
 class ToySurrogate:
@@ -16,7 +17,7 @@ class ToySurrogate:
     `dtype` is that of parameters, images and latents, `device` where they are. `vae_only` leaves out the denoiser.
     """
 
-    scaling_factor = 0.6
+    scaling_factor, noising, differentiable = 0.6, Added(), True
 
     def __init__(
         self,
@@ -55,9 +56,6 @@ class ToySurrogate:
     def spatial_multiple(self, objective):
         return 16 if NEEDS[objective].denoiser else 8
 
-    def noised(self, latents, noise, sigma):
-        return latents + sigma.view(-1, 1, 1, 1) * noise
-
     def denoise(self, noised_latents, sigma, conditioning):
         if self.denoiser is None:
             raise CheckpointError(f"{self.name} is an autoencoder alone.")
@@ -92,8 +90,24 @@ class ToySurrogate:
         return recompute(module, *inputs, use_reentrant=False) if self._low_vram else module(*inputs)
 
 
+class ToyFlow(ToySurrogate):
+    """Rectified flow, with the schedule and the shift of Stable Diffusion 3."""
+
+    noising = Flow()
+
+    def __init__(self, seed=0, dtype=torch.float32, **options):
+        super().__init__(seed, dtype, **options)
+        times = torch.arange(1, 1001, dtype=torch.float64) / 1000
+        self.sigmas = (3 * times / (1 + 2 * times)).to(self.device, dtype)[: len(self.sigmas)]
+
+    def denoise(self, noised_latents, sigma, conditioning):
+        sigma = sigma.view(-1, 1, 1, 1)
+        return noised_latents - sigma * self._call(self.denoiser, noised_latents, sigma, conditioning)
+
+
 class ToyDenoiser(nn.Module):
-    """(B, 4, h, w) with even h, w; log sigma (B, 1, 1, 1); conditioning (1 or B, 6) -> eps of the same shape."""
+    """(B, 4, h, w) with even h, w; log sigma, or a flow's sigma (B, 1, 1, 1); conditioning (1 or B, 6) -> eps or the
+    velocity, of the same shape."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -87,12 +87,12 @@ class _Unwatched:
 
 
 @contextmanager
-def marked_as_training() -> Iterator[None]:
+def marked_as_training(marked: bool = True) -> Iterator[None]:
     """Newer hosts then leave out kernels that have no backward."""
     management = comfy.model_management
     before = getattr(management, "in_training", None)
     if before is not None:
-        management.in_training = True
+        management.in_training = marked
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ...devices import pick_device, require_working
 from ...errors import CheckpointError, MistError
 from ...needs import NEEDS
+from ...noising import Added, Noising
 from ...surrogate import Objective, Result, Surrogate
 from ..borrowing import heap
 from ..borrowing.denoiser import denoised, noise_levels
@@ -51,6 +52,8 @@ class DiffusersSurrogate:
         self.name, self.device, self.is_demo = name, device, is_demo
         self.vae, self.unet = vae, unet
         self.sigmas = (_sigmas(schedule) if unet else torch.empty(0)).to(device)
+        self.noising: Noising = Added()
+        self.differentiable = True
         self._predicts_v = schedule.get("prediction_type") == "v_prediction"
         self._encode_prompt = encode_prompt
         self._conditionings: dict[str, Tensor] = {}
@@ -68,9 +71,6 @@ class DiffusersSurrogate:
         if NEEDS[objective].denoiser and self.unet:
             multiple *= 2 ** (len(self.unet.config.block_out_channels) - 1)
         return multiple
-
-    def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-        return latents + sigma.view(-1, 1, 1, 1) * noise
 
     def denoise(self, noised_latents: Tensor, sigma: Tensor, conditioning: Tensor) -> Tensor:
         if self.unet is None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError
+from ...noising import Added, Noising
 from ...surrogate import Objective, Result, Surrogate
 from ..borrowing.lending import fastest_format, frozen, named, recomputed
 from .modules import Block, Family
@@ -38,6 +39,7 @@ class TinySurrogate:
         shift: float = 0.0,
     ) -> None:
         self.name, self.family, self.device, self.sigmas = name, family, device, torch.empty(0, device=device)
+        self.noising: Noising = Added()
         self.scale, self.shift = scale, shift
         self.encoder = _filled(family, "encoder", encoder)
         self.decoder = None if decoder is None else _filled(family, "decoder", decoder)
@@ -57,9 +59,6 @@ class TinySurrogate:
     def spatial_multiple(self, objective: Objective) -> int:
         del objective
         return self.family.factor
-
-    def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> NoReturn:
-        self._refuse(latents, noise, sigma)
 
     def denoise(self, noised_latents: Tensor, sigma: Tensor, conditioning: object) -> NoReturn:
         self._refuse(noised_latents, sigma, conditioning)
