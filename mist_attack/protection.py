@@ -13,7 +13,7 @@ from .budget import FORGIVEN, Budget, budget_for, to_levels, to_unit
 from .errors import PictureError
 from .loss import PictureLoss
 from .needs import NEEDS
-from .objectives import Fused, LatentObjective, build
+from .objectives import ESTIMATES, Fused, LatentObjective, build
 from .pgd import OnStep, pgd
 from .randomness import seeded
 from .report import Report, pixel_figures
@@ -54,9 +54,22 @@ def protect(
     mask = check(images, mask, target)
     if conditioning is None:
         conditioning = prompt_for(surrogate, settings)
-    job = _Job(surrogate, settings, target, conditioning, on_step)
+    settings, notices = _possible(settings, surrogate)
+    job = _Job(surrogate, settings, target, conditioning, on_step, notices)
     results = [job.protect(images[i : i + 1], mask[i : i + 1]) for i in range(len(images))]
     return Protected(torch.cat([result.images for result in results]), [r for x in results for r in x.reports])
+
+
+def _possible(settings: Settings, surrogate: Surrogate) -> tuple[Settings, tuple[str, ...]]:
+    """The same request, or with `sds` where the gradient goes through a denoiser that cannot be differentiated."""
+    through = NEEDS[settings.objective].denoiser and ESTIMATES[settings.gradient].through
+    if surrogate.differentiable or not through:
+        return settings, ()
+    told = (
+        f"gradient {settings.gradient} goes through the model, and nobody has checked the derivative of "
+        f"{surrogate.name}: sds took its place"
+    )
+    return replace(settings, gradient="sds"), (told,)
 
 
 def prompt_for(surrogate: Surrogate, settings: Settings) -> Conditioning | None:
@@ -118,10 +131,11 @@ class _Job:
         sparing, side = replace(self.settings, low_vram=True), max(64, self.settings.working_size // 2)
         tiled = replace(sparing, view="tiles", working_size=side)
         told = f"Memory ran out: done in tiles of {side} pixels, so the model saw less of the picture at once."
-        tiles = replace(self, settings=tiled, notices=(told,))
+        tiles = replace(self, settings=tiled, notices=(*self.notices, told))
         if self.settings.low_vram:
             return [tiles]
-        return [replace(self, settings=sparing, notices=("Memory ran out: done in the low-VRAM way.",)), tiles]
+        told = "Memory ran out: done in the low-VRAM way."
+        return [replace(self, settings=sparing, notices=(*self.notices, told)), tiles]
 
     def _run(self, image: Tensor, mask: Tensor) -> Protected:
         height, width = image.shape[2:]

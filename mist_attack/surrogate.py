@@ -47,6 +47,10 @@ class Surrogate(Protocol):
     noising: Noising
     """How noise is added, and what the denoiser is trained on."""
 
+    differentiable: bool
+    """Gradients go through `denoise`. Else it is only asked for predictions, and raises CheckpointError where a
+    gradient is wanted: enough for `sds`."""
+
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, C, H/f, W/f): the posterior's mean, not a sample. Differentiable."""
         ...

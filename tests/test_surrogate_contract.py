@@ -8,6 +8,7 @@ import pytest
 import torch
 from fakes.adapters import ADAPTERS, HAS_DTYPES
 
+from mist_attack.errors import CheckpointError
 from mist_attack.noising import Flow
 
 
@@ -75,6 +76,8 @@ def test_the_encoders_gradient_is_right(surrogate, images):
 def test_the_denoisers_gradient_is_right(surrogate):
     if is_half(surrogate):
         pytest.skip("half precision is too coarse for a difference")
+    if not surrogate.differentiable:
+        pytest.skip("is asked for predictions alone")
     latents, noise, weights = torch.randn(3, 1, 4, 8, 8, device=surrogate.device)
 
     def job(model):
@@ -90,6 +93,20 @@ def test_the_denoisers_gradient_is_right(surrogate):
 
     difference, slope = ready(surrogate, job)
     assert slope > 0 and difference == pytest.approx(slope, rel=0.02)
+
+
+def test_a_gradient_of_predictions_alone_is_refused(surrogate):
+    if surrogate.differentiable:
+        pytest.skip("has one")
+
+    def job(model):
+        x = torch.randn(1, 4, 8, 8, device=model.device).requires_grad_()
+        sigma, prompt = model.sigmas[[400]], model.conditioning("")
+        assert not model.denoise(x.detach(), sigma, prompt).is_inference()
+        with pytest.raises(CheckpointError, match="sds"):
+            model.denoise(x, sigma, prompt)
+
+    ready(surrogate, job)
 
 
 def test_noise_levels_increase_and_the_forward_process_is_theirs(surrogate):
@@ -217,7 +234,7 @@ def fused_gradient(model, images, latent_noise):
     x = images[:1].clone().requires_grad_()
     latents = model.encode(x)
     sigma = model.sigmas[[300]]
-    noised = model.noising.noised(latents, latent_noise, sigma)
+    noised = model.noising.noised(latents if model.differentiable else latents.detach(), latent_noise, sigma)
     loss = ((noised - model.denoise(noised, sigma, model.conditioning(""))) / sigma).square().mean() + latents.mean()
     return torch.autograd.grad(loss, x)[0]
 

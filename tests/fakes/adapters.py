@@ -71,16 +71,19 @@ def _arranged(surrogate, place):
     return surrogate
 
 
-def _comfyui(folder, place):
-    comfy.install()
-    from mist_attack.hosts.comfyui.adapter import ComfySurrogate
+def _comfyui(kind):
+    def build(folder, place):
+        comfy.install()
+        from mist_attack.hosts.comfyui.adapter import ComfySurrogate
 
-    model, clip, vae = comfy.checkpoint()
-    place.put(model.model.diffusion_model, vae.first_stage_model)
-    model.load_device = vae.device = vae.patcher.load_device = place.device
-    model.model.diffusion_model.dtype = place.dtype
-    model.model.model_sampling.sigmas = model.model.model_sampling.sigmas.to(place.device)
-    return ComfySurrogate(vae, model, clip)
+        model, clip, vae = comfy.checkpoint(kind=kind)
+        place.put(model.model.diffusion_model, vae.first_stage_model)
+        model.load_device = vae.device = vae.patcher.load_device = place.device
+        model.model.diffusion_model.dtype = place.dtype
+        model.model.model_sampling.sigmas = model.model.model_sampling.sigmas.to(place.device)
+        return ComfySurrogate(vae, model, clip)
+
+    return build
 
 
 def _webui(family):
@@ -114,7 +117,8 @@ ADAPTERS = {
     "toy flow": _toy(ToyFlow),
     "diffusers file": _single_file,
     "diffusers demo": _demo,
-    "comfyui": _comfyui,
+    "comfyui": _comfyui(comfy.ModelType.EPS),
+    "comfyui flow": _comfyui(comfy.ModelType.FLOW),
     "webui": _webui("sd1"),
     "webui SD2-v": _webui("sd2v"),
     "webui SDXL": _webui("sdxl"),

@@ -17,7 +17,7 @@ class ToySurrogate:
     `dtype` is that of parameters, images and latents, `device` where they are. `vae_only` leaves out the denoiser.
     """
 
-    scaling_factor, noising = 0.6, Added()
+    scaling_factor, noising, differentiable = 0.6, Added(), True
 
     def __init__(
         self,

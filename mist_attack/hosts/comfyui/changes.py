@@ -17,13 +17,17 @@ from ..borrowing import lending
 from ..borrowing.aliases import alias, is_plain, unwatched
 from ..borrowing.lending import instance_attributes, layers_of, named
 
-RECOMPUTED = {"ResBlock", "BasicTransformerBlock", "ResnetBlock", "AttnBlock"}  # nearly all activations, never nested
+# Blocks that hold nearly all activations and are never nested.
+RECOMPUTED = {"ResBlock", "BasicTransformerBlock"}
+RECOMPUTED_IN_AUTOENCODERS = {"ResnetBlock", "AttnBlock", "ResidualBlock", "AttentionBlock", "Block", "MemBlock"}
 
 
 def autoencoder_changes(autoencoder: nn.Module) -> dict[nn.Module, dict[str, Any]]:
     """PyTorch's attention, and weights cast to the float32 of the pictures: bfloat16 cannot tell neighbouring grey
-    levels apart, and float16 overflows in the backward."""
+    levels apart, and float16 overflows in the backward. TAEHV detaches frames that come one by one."""
     changes: dict[nn.Module, dict[str, Any]] = {}
+    if "parallel" in vars(autoencoder):
+        changes[autoencoder] = {"parallel": True}
     for layer in autoencoder.modules():
         if "optimized_attention" in vars(layer):
             changes[layer] = {"optimized_attention": comfy.ldm.modules.diffusionmodules.model.pytorch_attention}
@@ -47,9 +51,10 @@ def _unchanged(weight: Tensor) -> Tensor:
     return weight
 
 
-def recomputed(modules: Iterable[nn.Module]) -> AbstractContextManager[None]:
+def recomputed(encoding: Iterable[nn.Module], denoising: Iterable[nn.Module]) -> AbstractContextManager[None]:
     """Blocks drop their activations and compute them again in the backward."""
-    return lending.recomputed(named(modules, RECOMPUTED))
+    blocks = [*named(encoding, RECOMPUTED_IN_AUTOENCODERS), *named(denoising, RECOMPUTED)]
+    return lending.recomputed(blocks)
 
 
 def freed_of_aliases(module: nn.Module) -> AbstractContextManager[None]:
@@ -82,12 +87,12 @@ class _Unwatched:
 
 
 @contextmanager
-def marked_as_training() -> Iterator[None]:
+def marked_as_training(marked: bool = True) -> Iterator[None]:
     """Newer hosts then leave out kernels that have no backward."""
     management = comfy.model_management
     before = getattr(management, "in_training", None)
     if before is not None:
-        management.in_training = True
+        management.in_training = marked
     try:
         yield
     finally:

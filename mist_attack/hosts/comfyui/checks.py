@@ -1,4 +1,4 @@
-"""Which of ComfyUI's models are refused, and what to do then: those whose gradient nobody has checked."""
+"""Which of ComfyUI's models are refused and what to do then, and of which nobody has checked the gradient."""
 
 # pyright: reportMissingImports=false
 from __future__ import annotations
@@ -6,14 +6,33 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.model_base
-from comfy.ldm.models.autoencoder import AutoencodingEngine
+import comfy.model_sampling
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import nn
 
 from ...errors import CheckpointError
+from .autoencoders import Autoencoder, kind_of
 from .changes import is_quantised
 
 _OF_HOST = ("comfy.", "comfy_kitchen.", "torch.nn.")
+_KNOWN_SAMPLING = ("EPS", "CONST", "COSMOS_RFLOW")
+_OF_PICTURES_TO_PICTURES = ("IMG_TO_IMG", "IMG_TO_IMG_FLOW", "ModelSamplingAV")
+_PICTURES_BESIDE = (
+    "c_concat",
+    "ref_latents",
+    "ref_contexts",
+    "reference_latent",
+    "context_latents",
+    "image_cond",
+    "siglip_feats",
+    "clip_fea",
+    "time_dim_concat",
+)
+_FRAMES = ("", ", and frames")
+_FOR_EDITING = (
+    "Expected a model that makes whole pictures of a prompt; found one, or a conditioning, for inpainting, editing or "
+    "control, which takes pictures too. Connect others, or choose the mode textural."
+)
 
 
 def check_vae(vae: Any) -> None:
@@ -21,36 +40,77 @@ def check_vae(vae: Any) -> None:
     autoencoder = getattr(vae, "first_stage_model", None)
     if autoencoder is None:
         raise CheckpointError("Expected a VAE, but this checkpoint holds none. Load one with Load VAE and connect it.")
-    if not isinstance(autoencoder, AutoencodingEngine) or vae.latent_dim != 2:
+    if kind_of(vae) is None:
         raise CheckpointError(
-            "Expected a VAE of the KL kind for pictures (SD1, SD2, SDXL, SD3, Flux); "
-            f"found {type(autoencoder).__name__}."
+            "Expected a VAE for pictures (SD 1 to 3, SDXL, Flux, Qwen-Image, Wan, HunyuanVideo, or a small one: TAESD "
+            f"and its kin); found {_described(vae)}. Load the one of your picture model with Load VAE."
         )
     check_layers(autoencoder, "This VAE")
 
 
+def _described(vae: Any) -> str:
+    """The class, and what the host uses it for as far as the VAE tells."""
+    for_what = {1: " (for sound or shapes)", 3: " (for videos)"}.get(vae.latent_dim, "")
+    for_what = " (for sound)" if getattr(vae, "output_channels", 3) == 2 else for_what
+    return type(vae.first_stage_model).__name__ + for_what
+
+
 def check_model(model: Any) -> None:
-    """Refuse models whose denoising loss we cannot differentiate: others than SD1, SD2 and SDXL, inpainting models,
-    foreign layers and formats. Raises CheckpointError."""
-    base, kinds = model.model, comfy.model_base.ModelType
-    if not isinstance(getattr(base, "diffusion_model", None), UNetModel) or base.model_type not in (
-        kinds.EPS,
-        kinds.V_PREDICTION,
-    ):
+    """Refuse models that cannot be asked what is under noise: those that make no pictures of noise and a prompt alone.
+    Raises CheckpointError."""
+    base, name = model.model, type(model.model.model_config).__name__
+    if base.latent_format.latent_dimensions == 1:
+        raise CheckpointError(f"Expected a model of pictures; found {name}, which makes sound or shapes.")
+    if base.concat_keys or getattr(base.diffusion_model, "in_channels", 0) > _channels_of_pictures(base):
+        raise CheckpointError(_FOR_EDITING)
+    if not _adds_noise(base, model.get_model_object("model_sampling")):
         raise CheckpointError(
-            f"Expected a model of the SD1, SD2 or SDXL family; found {type(base.model_config).__name__}. "
-            "For this one choose the mode textural: it needs the VAE alone."
-        )
-    if base.concat_keys or base.diffusion_model.in_channels != base.latent_format.latent_channels:
-        raise CheckpointError(
-            "Expected a model that makes whole pictures; found one for inpainting or editing. "
+            f"Expected a model that removes noise from a picture; found {name}, which does something else. "
             "Connect another one, or choose the mode textural."
         )
-    if not hasattr(model.get_model_object("model_sampling"), "sigmas"):
+
+
+def _channels_of_pictures(base: Any) -> float:
+    """What a UNet takes where it takes nothing beside the latents; others count patches."""
+    return base.latent_format.latent_channels if isinstance(base.diffusion_model, UNetModel) else float("inf")
+
+
+def _adds_noise(base: Any, sampling: Any) -> bool:
+    kinds = comfy.model_sampling
+    alien = tuple(getattr(kinds, name) for name in _OF_PICTURES_TO_PICTURES if hasattr(kinds, name))
+    known = tuple(getattr(kinds, name) for name in _KNOWN_SAMPLING if hasattr(kinds, name))
+    return isinstance(sampling, known) and not isinstance(sampling, alien) and hasattr(sampling, "sigmas")
+
+
+def check_fit(vae: Any, model: Any) -> None:
+    """Refuse a VAE of another family: its latents have another size. Raises CheckpointError."""
+    wanted, pixels = model.model.latent_format, Autoencoder(vae).multiple
+    needed = wanted.latent_channels, int(getattr(wanted, "spacial_downscale_ratio", pixels)), wanted.latent_dimensions
+    if (int(vae.latent_channels), pixels, vae.latent_dim) != needed:
         raise CheckpointError(
-            "Expected a noise schedule of discrete steps; this model has another. Choose the mode textural."
+            f"Expected the VAE of this model ({type(model.model.model_config).__name__}), whose latents have "
+            f"{needed[0]} channels, one for {needed[1]} pixels{_FRAMES[needed[2] == 3]}; found one with "
+            f"{vae.latent_channels}, one for {pixels} pixels{_FRAMES[vae.latent_dim == 3]}. Connect the model's own."
         )
-    check_layers(base.diffusion_model, "This model")
+
+
+def check_prepared(conds: list[dict[str, Any]]) -> None:
+    """Refuse a conditioning that brings pictures, and models that want some beside the latents: both would know the
+    picture from elsewhere. Raises CheckpointError."""
+    if any(name in cond.get("model_conds", {}) for cond in conds for name in _PICTURES_BESIDE):
+        raise CheckpointError(_FOR_EDITING)
+
+
+def unverified(model: Any) -> str | None:
+    """Why nobody vouches for the derivative of this denoiser, a sentence; None where it is verified."""
+    base, kinds = model.model, comfy.model_base.ModelType
+    if not isinstance(base.diffusion_model, UNetModel) or base.model_type not in (kinds.EPS, kinds.V_PREDICTION):
+        return f"{type(base.model_config).__name__} is none of SD1, SD2 and SDXL."
+    try:
+        check_layers(base.diffusion_model, "This model")
+    except CheckpointError as error:
+        return str(error)
+    return None
 
 
 def check_layers(module: nn.Module, subject: str) -> None:

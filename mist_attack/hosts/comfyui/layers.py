@@ -131,6 +131,8 @@ def fetched(layer: Any, like: Tensor) -> Iterator[tuple[Tensor, Any]]:
 
 def _input_gradient(layer: Any) -> InputGradient | None:
     """For layers that are linear in their input; None for others, which compute again."""
+    if type(layer).forward.__module__ != comfy.ops.CastWeightBiasOp.__module__:
+        return None  # of a class that does more, as the padding of causal convolutions
     if getattr(layer, "pre_quant_scale", None) is not None or getattr(layer, "scale_weight", None) is not None:
         return None  # more than the weight multiplies the input
     if isinstance(layer, nn.Linear) or type(layer).__qualname__.endswith("MixedPrecisionOps.Linear"):

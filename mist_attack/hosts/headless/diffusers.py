@@ -71,6 +71,7 @@ class DiffusersSurrogate:
         self.family = family or StableDiffusion()
         self.autoencoder = AUTOENCODERS[type(vae).__name__]
         self.noising: Noising = Flow() if self.family.is_flow else Added()
+        self.differentiable = True
         self.sigmas = (sigmas_of(schedule, is_flow=self.family.is_flow) if unet else torch.empty(0)).to(device)
         self._predicts_v = schedule.get("prediction_type") == "v_prediction"
         self._encode_prompt = encode_prompt

@@ -12,7 +12,9 @@ from host_process import ROOT, Server, cached_folder, free_port
 
 HERE = Path(__file__).parent
 MAKER = HERE / "make_checkpoints.py"
-PLACES = dict.fromkeys(("sd1", "sd1-fp8", "sd1-int8", "full"), "checkpoints") | dict.fromkeys(("vae4", "vae16"), "vae")
+PLACES = dict.fromkeys(("sd1", "sd1-fp8", "sd1-int8", "full"), "checkpoints")
+PLACES |= dict.fromkeys(("vae4", "vae16", "wan21"), "vae")
+PLACES |= dict.fromkeys(("taesd_encoder", "taesd_decoder"), "vae_approx")
 PLACES |= {"lora": "loras", "sd2": "diffusion_models", "sdxl": "diffusion_models"}
 PACK_NAME = "mist-v2.0"  # nobody promised us a name that is a Python identifier
 ENDS = ("execution_success", "execution_error", "execution_interrupted")

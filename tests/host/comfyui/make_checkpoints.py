@@ -64,6 +64,7 @@ VAE = {
     "attn_resolutions": [],
     "dropout": 0.0,
 }
+WAN = {"num_res_blocks": 2, "dim_mult": [1, 2, 4, 4], "attn_scales": [], "temperal_downsample": [False, True, True]}
 UNET_PREFIX, VAE_PREFIX, CLIP_PREFIX = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 LORA_RANK = 4
 
@@ -94,6 +95,20 @@ def vae(channels, prefix=""):
 
     state = randomised(AutoencoderKL(ddconfig=VAE | {"z_channels": channels}, embed_dim=channels), prefix)
     return {name: value for name, value in state.items() if channels == 4 or "quant_conv" not in name}
+
+
+def wan21():
+    """Of Wan 2.1 and Qwen-Image, at full width: 0.3.64 knows no other."""
+    from comfy.ldm.wan.vae import WanVAE
+
+    return randomised(WanVAE(dim=96, z_dim=16, **WAN))
+
+
+def tiny(part):
+    """One of the two files of a TAESD."""
+    from comfy.taesd import taesd
+
+    return randomised({"encoder": taesd.Encoder, "decoder": taesd.Decoder}[part](latent_channels=4))
 
 
 def clip():
@@ -151,6 +166,10 @@ def content(name, folder):
         return quantised(load_file(folder / "sd1.safetensors"), form)
     if name.startswith("vae"):
         return vae(int(name.removeprefix("vae")))
+    if name.startswith("taesd_"):
+        return tiny(name.removeprefix("taesd_"))
+    if name == "wan21":
+        return wan21()
     return checkpoint(name) if name in ("sd1", "full") else unet(name)
 
 

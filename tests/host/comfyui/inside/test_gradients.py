@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 import torch
+from autoencoders import FAMILIES, vae
 from models import autoencoder, checkpoint, conditioning, diffusion_model, v_prediction, with_lora
 
 from mist_attack.hosts.comfyui.adapter import ComfySurrogate
@@ -56,9 +57,19 @@ def vae_of_16_channels():
     return ComfySurrogate(autoencoder("vae16"))
 
 
+def alone(name):
+    """A VAE of another kind."""
+
+    def make():
+        return ComfySurrogate(vae(name))
+
+    make.__name__ = name
+    return make
+
+
 QUANTISED = [sd1_in_fp8, sd1_in_int8] if importlib.util.find_spec("comfy.quant_ops") else []
 WITH_UNET = [sd1, sd1_with_lora, sd1_predicting_v, sd2, sd2_predicting_v, sdxl, *QUANTISED]
-ANY = [*WITH_UNET, vae_of_4_channels, vae_of_16_channels]
+ANY = [*WITH_UNET, vae_of_4_channels, vae_of_16_channels, *map(alone, FAMILIES)]
 
 
 def textural(model, x):

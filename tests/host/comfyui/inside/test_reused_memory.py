@@ -10,6 +10,7 @@ import comfy.model_management
 import comfy.ops
 import pytest
 import torch
+from comfy.ldm.wan.vae import CausalConv3d
 from models import checkpoint, with_lora
 from test_gradients import ANY, SIDE, WITH_UNET, gradient, picture, semantic, textural
 
@@ -75,7 +76,8 @@ def test_the_gradient_survives_and_the_plain_way_would_be_garbage(make, objectiv
     expected = measured(surrogate, objective)
     with reused_memory(*surrogate.modules) as memory:
         assert relative(measured(surrogate, objective), expected) < 1e-6
-        assert {"Conv2d", "GroupNorm"} <= memory.fetched
+        encoding = [layer for part in surrogate.autoencoder.encoding for layer in part.modules() if is_cast(layer)]
+        assert {type(layer).__name__ for layer in encoding} <= memory.fetched
         assert objective is textural or {"Linear", "LayerNorm"} <= memory.fetched
         monkeypatch.setattr(adapter_layers, "is_transient", lambda *_: False)
         assert relative(measured(surrogate, objective), expected) > 0.5
@@ -93,6 +95,7 @@ LAYERS = [
     ("Conv1d", (4, 6, 3), (2, 4, 9)),
     ("Conv2d", (4, 6, 3, 2, 1), (2, 4, 9, 8)),
     ("Conv3d", (4, 6, 3), (1, 4, 5, 6, 7)),
+    ("CausalConv3d", (4, 6, 3, 1, 1), (1, 4, 1, 6, 7)),
     ("ConvTranspose1d", (4, 6, 3), (2, 4, 9)),
     ("ConvTranspose2d", (4, 6, 3), (2, 4, 9, 8)),
     ("GroupNorm", (2, 4), (2, 4, 9, 8)),
@@ -103,7 +106,8 @@ LAYERS = [
 
 @pytest.mark.parametrize(("name", "arguments", "shape"), LAYERS, ids=lambda value: value if type(value) is str else "")
 def test_every_kind_of_layer_fetches_its_weight_again(name, arguments, shape):
-    layers = torch.nn.Sequential(*[getattr(comfy.ops.manual_cast, name)(*arguments) for _ in range(2)])
+    kind = CausalConv3d if name == "CausalConv3d" else getattr(comfy.ops.manual_cast, name)
+    layers = torch.nn.Sequential(*[kind(*arguments) for _ in range(2)])
     for value in layers.parameters():
         torch.nn.init.normal_(value)
     with torch.inference_mode(False), torch.enable_grad():
