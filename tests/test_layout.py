@@ -18,7 +18,7 @@ PACKAGE = ROOT / "mist_attack"
 ENGINE = sorted(path for path in PACKAGE.glob("*.py") if path.name != "__main__.py")
 PICTURES = sorted((PACKAGE / "pictures").rglob("*.py"))
 HOSTS = {"comfyui": {"comfy", "nodes", "folder_paths"}, "webui": {"modules"}, "forge": {"modules", "backend"}}
-HOSTS |= {"headless": {"diffusers", "transformers"}}
+HOSTS |= {"headless": {"diffusers", "transformers"}, "classic": {"modules", "ldm_patched"}}
 FACES = {"hosts", "gallery", "runners", "command", "bench", "demo"}  # what neither the engine nor pictures know
 
 
