@@ -235,6 +235,11 @@ def small(forge, data):
     for name in families():
         torch.manual_seed(len(name))
         save(modules_of(name, data / "families" / name), checkpoints / f"{name}.safetensors")
+    inpaint = {
+        **modules_of("sd1", data / "families" / "sd1"),
+        "model.diffusion_model.": unet({**UNET, "in_channels": 9}),
+    }
+    save(inpaint, checkpoints / "inpaint.safetensors")
     save_quantised(checkpoints / "flux.safetensors", checkpoints / "flux-q8.gguf")
     (checkpoints / "sd2v.yaml").write_text("model: {params: {parameterization: v}}")
     (data / "models" / "Lora").mkdir()

@@ -13,7 +13,9 @@ SIDE = 128
 
 def fused(model, generator):
     """The engine's own fused loss at a fixed target, with the weight at which both terms count."""
-    target = torch.randn(1, 4, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(3)).to(model.device)
+    with torch.no_grad():
+        shape = model.encode(torch.zeros(1, 3, SIDE, SIDE, device=model.device)).shape
+    target = torch.randn(shape, generator=torch.Generator().manual_seed(3)).to(model.device)
     textural = mist_attack.objectives.Textural(target)
     semantic = mist_attack.objectives.Semantic(model, model.conditioning("a (painting:1.2)"))
     objective = mist_attack.objectives.Fused(textural, semantic, semantic_weight=16384)
