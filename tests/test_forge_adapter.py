@@ -257,6 +257,12 @@ def test_a_gradient_through_it_is_refused_in_a_line_that_says_what_to_do(predict
         run(predicted, task)
 
 
+def test_what_it_predicts_can_be_computed_with(predicted):
+    """No inference tensor, which the engine could not use further."""
+    sigma, prompt = predicted.sigmas[[0]], predicted.conditioning("a cat")
+    assert not run(predicted, lambda model: model.denoise(torch.randn(1, 4, 8, 8), sigma, prompt)).is_inference()
+
+
 def test_its_memory_is_what_the_host_asks_for_a_generation(predicted):
     run(predicted, lambda _: None)
     (patchers, needed), objects = forge.asked[-1], predicted.objects

@@ -183,7 +183,7 @@ def test_which_web_ui_it_is_is_asked_as_a_fact():
 
 @pytest.mark.parametrize(
     ("module", "host", "name"),
-    [("modules.scripts_manager", "sdnext", "SD.Next"), ("modules_forge", "reforge", "reForge or Forge Classic")],
+    [("modules.scripts_manager", "sdnext", "SD.Next"), ("modules_forge", "other forge", "this relative of Forge")],
 )
 def test_others_are_refused_in_plain_words(monkeypatch, module, host, name):
     with webui.installed():

@@ -93,7 +93,8 @@ class ClassicSurrogate:
         batch = len(noised_latents)
         parts = {name: part.expand(batch, *part.shape[1:]) for name, part in conditioning.items()}
         with torch.inference_mode(), unwatched():
-            return alias(self.denoiser.apply_model(noised_latents, sigma, transformer_options={}, **parts).float())
+            denoised = self.denoiser.apply_model(noised_latents, sigma, transformer_options={}, **parts).float()
+        return alias(denoised)
 
     def conditioning(self, prompt: str) -> Conditioning:
         """{name: (1, ...) tensor} for `BaseModel.apply_model`. Emphasis and embeddings work as in prompts.

@@ -112,7 +112,8 @@ class ForgeSurrogate:
             if torch.is_grad_enabled() and noised_latents.requires_grad:
                 raise CheckpointError(f"{self.name}: nobody has checked its derivative. Use the gradient sds.")
             with torch.inference_mode(), unwatched():
-                return alias(apply(noised_latents, sigma, transformer_options={}, **parts).float())
+                denoised = apply(noised_latents, sigma, transformer_options={}, **parts).float()
+            return alias(denoised)
         return with_loss_scale(lambda latents: apply(latents, sigma, transformer_options={}, **parts), noised_latents)
 
     def conditioning(self, prompt: str) -> Conditioning:
