@@ -37,7 +37,7 @@ class MistProtect(io.ComfyNode):
             display_name="Mist Protect",
             category=CATEGORY,
             description="Changes a picture slightly, within a strength you choose, so that diffusion models mis-read "
-            "it. Uses the Stable Diffusion checkpoint that the graph has already loaded.",
+            "it. Uses the model that the graph has already loaded.",
             search_aliases=ALIASES,
             inputs=[*_required(), *model_inputs(), *_optional()],
             outputs=[

@@ -49,7 +49,7 @@ def sigmas_of(model: Any) -> Tensor:
     with torch.inference_mode(False):
         sigmas = sampling_of(model).sigmas.detach().clone().float()
     levels = DISTILLED.get(type(model.model.model_config).__name__, 0)
-    return sigmas.view(levels, -1)[:, -1] if levels else sigmas
+    return sigmas.view(levels, -1)[:, -1].contiguous() if levels else sigmas
 
 
 def patch_of(model: Any) -> int:
