@@ -10,6 +10,7 @@ import pytest
 import torch
 from einops import rearrange
 from fakes import pipelines
+from records import record
 
 from mist_attack.errors import CheckpointError
 from mist_attack.hosts.headless import diffusers, memory
@@ -151,6 +152,8 @@ def test_a_picture_is_protected_against_it(model, gradient):
     report = protect(picture, model, settings).reports[0]
     before, after = report.before["denoising_loss"], report.after["denoising_loss"]
     assert report.steps_done == 12 and (after > before if gradient == "exact" else after != before)
+    family = model.family.name
+    record(f"folder-{family}", f"{family}, a folder", (gradient,), f"diffusers {library.__version__}")
 
 
 def test_batches_are_as_good_as_one_by_one(model):

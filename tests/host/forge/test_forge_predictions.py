@@ -2,15 +2,23 @@
 
 import numpy as np
 import pytest
+from records import record
 from webui.server import decoded, levels, painting
 
-MODELS = ("flux", "flux-q8.gguf", "sd3")
+HOST = "Forge dfdcbab6"
+MODELS = {"flux": ("flux", "Flux dev"), "flux-q8.gguf": ("flux-gguf", "Flux dev as GGUF")}
+MODELS |= {"sd3": ("sd3", "Stable Diffusion 3")}
+"""By the checkpoint: the name and the label of the family in docs/models.md."""
+
+
+GRADIENTS = "sds", "amortised"
 
 
 @pytest.fixture(params=MODELS)
 def loaded(request, webui):
     webui.load(request.param)
     assert request.param.partition(".")[0] in webui.get("/mist/v1/info")["model"]
+    webui.family = MODELS[request.param]
     yield webui
     webui.load(webui.default)
 
@@ -27,7 +35,7 @@ def test_a_generation_is_as_before_after_a_protection(loaded):
     state = loaded.get("/mist_probe/state")
     picture = painting()
     for objective in ("fused", "semantic"):
-        for gradient in ("sds", "amortised"):
+        for gradient in GRADIENTS:
             settings = {"steps": 3, "strength": 6, "objective": objective, "gradient": gradient}
             report = (answer := loaded.protect(picture, settings=settings))["report"]
             assert 0 < np.abs(levels(decoded(answer["image"])) - picture).max() <= 6
@@ -35,6 +43,7 @@ def test_a_generation_is_as_before_after_a_protection(loaded):
             assert report["settings"]["gradient"] == gradient
     assert loaded.get("/mist_probe/state") == state
     assert loaded.txt2img()["images"] == before
+    record(*loaded.family, GRADIENTS, HOST)
 
 
 def test_the_gradient_through_the_model_gives_way_to_sds_with_a_notice(loaded):

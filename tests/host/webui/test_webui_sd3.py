@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from records import record
 
 from .server import decoded, levels, painting, running
 
@@ -32,8 +33,9 @@ def test_the_sds_gradient_is_its_formula(loaded):
 def test_a_generation_is_as_before_after_a_protection(loaded):
     before = loaded.txt2img()["images"]
     picture = painting()
-    for gradient in ("exact", "sds"):
+    for gradient in ("exact", "sds", "amortised"):
         answer = loaded.protect(picture, settings={"steps": 2, "strength": 6, "gradient": gradient})
         assert 0 < np.abs(levels(decoded(answer["image"])) - picture).max() <= 6
         assert answer["report"]["settings"]["gradient"] == gradient and not answer["report"]["notices"]
         assert loaded.txt2img()["images"] == before
+    record("a1111-sd3", "Stable Diffusion 3, in A1111", ("exact", "sds", "amortised"), "A1111 v1.10.1")
