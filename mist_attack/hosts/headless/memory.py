@@ -44,7 +44,7 @@ class Needed:
 
 def needed(checkpoint: Path, dtype: torch.dtype) -> Needed | None:
     """None for files whose headers do not tell (.ckpt). Raises CheckpointError where one is broken."""
-    if checkpoint.is_file() and checkpoint.suffix.lower() != ".safetensors":
+    if not checkpoint.is_dir() and checkpoint.suffix.lower() != ".safetensors":
         return None
     try:
         numbers = _of_folder(checkpoint) if checkpoint.is_dir() else _of_file(checkpoint)
