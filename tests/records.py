@@ -1,4 +1,4 @@
-"""What was run outside of ComfyUI, for docs/models.md: MIST_FAMILIES=bench/families.json in the environment of a test, then
+"""What was run outside of ComfyUI, for docs/models.md: MIST_FAMILIES=bench/families.json in a test's environment, then
 `python -m bench.model_families`."""
 
 import json
