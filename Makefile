@@ -50,8 +50,9 @@ gpu-check: $(READY) # all that a card must show, in six minutes, into bench/resu
 bench: $(READY) # what a step costs against Mist's own, into bench/results.json
 	$(BIN)/mist bench --out bench/results.json
 
-readme-figures: $(READY) # write bench/results.json and results-gpu.json into the README
+readme-figures: $(READY) # write bench/results.json and results-gpu.json into the README, families.json into docs/models.md
 	$(BIN)/python bench/readme_figures.py
+	$(BIN)/python -m bench.model_families
 
 texts: $(READY) # write what people read of the controls, in every face and language, from their table and texts/*.yaml
 	$(BIN)/python -m texts.write

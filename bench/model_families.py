@@ -5,18 +5,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from mist_attack.controls import Gradient
 
 ROOT = Path(__file__).parents[1]
 PAGE, RESULTS = ROOT / "docs" / "models.md", ROOT / "bench" / "families.json"
 MARKS = "<!-- from bench/families.json -->\n", "<!-- end -->"
 HEAD = "| family | textural | semantic, fused: gradients | tested in |\n| --- | --- | --- | --- |\n"
-ORDER = ("exact", "sds", "amortised")
+ORDER = get_args(Gradient)
 
 
 def table(found: dict[str, Any]) -> str:
-    """Markdown: families with an exact gradient first, each by its label."""
-    rows = sorted(found.values(), key=lambda row: ("exact" not in row["gradients"], row["label"]))
+    """Markdown: families with more gradients first, each by its label."""
+    rows = sorted(found.values(), key=lambda row: (-len(row["gradients"]), row["label"]))
     return HEAD + "".join(map(_row, rows))
 
 

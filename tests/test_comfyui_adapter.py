@@ -194,6 +194,58 @@ def test_a_vae_alone_serves_textural_and_asks_for_its_memory(lent):
         surrogate.conditioning("a painting")
 
 
+OTHER_KINDS = pytest.mark.parametrize("kind", [comfy.TAESD, comfy.WanVAE], ids=lambda kind: kind.__name__)
+
+
+def textural_gradient(vae, **options):
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+    def job(model):
+        x = image.clone().requires_grad_()
+        latents = model.encode(x)
+        return torch.autograd.grad(latents.square().mean(), x)[0], latents.detach(), model.decode(latents.detach())
+
+    with torch.inference_mode():
+        return ComfySurrogate(vae).run(job, 2, 64, 64, **options)
+
+
+@OTHER_KINDS
+def test_other_kinds_give_the_hosts_latents_in_the_familys_scale(kind):
+    vae = comfy.autoencoder(kind)
+    gradient, latents, shown = textural_gradient(vae)
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.inference_mode():
+        model = vae.first_stage_model
+        if kind is comfy.TAESD:
+            own = model.encode(image)
+            expected, back = (own - model.vae_shift) * model.vae_scale, model.decode(own)
+        else:
+            own = model.encode(image.unsqueeze(2))
+            expected, back = comfy.Wan21().process_in(own).squeeze(2), model.decode(own).squeeze(2)
+        torch.testing.assert_close(latents, expected.clone())
+        torch.testing.assert_close(shown, (back / 2 + 0.5).clamp(0, 1).clone())
+    assert gradient.abs().max() > 0
+
+
+@OTHER_KINDS
+def test_other_kinds_survive_the_low_vram_way_and_memory_that_is_reused(kind, no_memory_to_spare):
+    vae = comfy.autoencoder(kind)
+    expected = textural_gradient(vae)
+    with comfy.streaming(vae.first_stage_model):
+        found = textural_gradient(vae)
+        both = textural_gradient(vae, low_vram=True)
+    for others in (textural_gradient(vae, low_vram=True), found, both):
+        assert all(relative(a, b) < 1e-6 for a, b in zip(others, expected, strict=True))
+
+
+def test_a_small_autoencoder_of_packed_latents_has_twice_the_multiple():
+    """The host tells 8 for Flux 2's, whose encoder fails on odd sides of the latents."""
+    vae = comfy.autoencoder(comfy.TAESD)
+    assert ComfySurrogate(vae).spatial_multiple("textural") == 8
+    vae.first_stage_model.taesd_encoder.__class__ = type("EncoderFlux2", (nn.Sequential,), {})
+    assert ComfySurrogate(vae).spatial_multiple("textural") == 16
+
+
 def test_a_conditioning_of_the_users_takes_the_place_of_prompts(lent):
     model, clip, vae = lent
     own = clip.encode_from_tokens_scheduled("own")
@@ -225,8 +277,12 @@ def test_what_is_refused_says_what_to_do(lent):
     model, _, vae = lent
     with pytest.raises(CheckpointError, match="holds none"):
         ComfySurrogate(SimpleNamespace(first_stage_model=None))
-    with pytest.raises(CheckpointError, match="Expected a VAE for pictures"):
-        ComfySurrogate(SimpleNamespace(first_stage_model=nn.Identity(), latent_dim=2))
+    for dimensions, channels, words in ((1, 3, "shapes"), (3, 3, "videos"), (2, 2, "for sound")):
+        foreign = SimpleNamespace(first_stage_model=nn.Identity(), latent_dim=dimensions, output_channels=channels)
+        with pytest.raises(
+            CheckpointError, match=rf"Expected a VAE for pictures.*found Identity \(.*{words}.*Load VAE"
+        ):
+            ComfySurrogate(foreign)
     model.model.concat_keys = ("mask",)
     with pytest.raises(CheckpointError, match="inpainting"):
         ComfySurrogate(vae, model)

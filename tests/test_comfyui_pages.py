@@ -24,11 +24,11 @@ def schemas(request, monkeypatch, tmp_path):
 
 
 def widgets(schema):
-    """Names in the order in which a workflow lists their values; a seed's control counts as one."""
+    """Names in the order in which a workflow lists their values; the control that a page gives a seed counts as one."""
     found = []
     for entry in schema.inputs:
         if entry.io_type not in SOCKETS:
-            found += [entry.id, *(["control"] if entry.id == "seed" and schema.node_id == "MistProtect" else [])]
+            found += [entry.id, *(["control"] if entry.id == "seed" else [])]
     return found
 
 

@@ -46,6 +46,23 @@ class Conv2d(CastWeightBiasOp, nn.Conv2d):
         return self._conv_forward(x, weight, bias)
 
 
+class Conv3d(CastWeightBiasOp, nn.Conv3d):
+    def compute(self, x, weight, bias):
+        return self._conv_forward(x, weight, bias)
+
+
+class CausalConv3d(Conv3d):
+    """Sees this frame and those before, so that its padding is not that of its class."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.before, self.padding = 2 * self.padding[0], (0, *self.padding[1:])
+
+    def forward(self, x, cache=None):
+        frames = [x.new_zeros(*x.shape[:2], self.before, *x.shape[3:]) if cache is None else cache, x]
+        return super().forward(torch.cat(frames, 2))
+
+
 class GroupNorm(CastWeightBiasOp, nn.GroupNorm):
     def compute(self, x, weight, bias):
         return F.group_norm(x, self.num_groups, weight, bias, self.eps)
@@ -138,6 +155,79 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x):
         return x + self.conv(F.silu(self.norm(x)))
+
+
+class Block(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Sequential(Conv2d(channels, channels, 3, 1, 1), nn.ReLU(inplace=True))
+
+    def forward(self, x):
+        return F.relu(x + self.conv(x))
+
+
+class TAESD(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.taesd_encoder = nn.Sequential(Conv2d(3, 16, 4, 4), Block(16), Conv2d(16, 4, 2, 2))
+        self.taesd_decoder = nn.Sequential(nn.Upsample(scale_factor=8), Conv2d(4, 3, 1))
+        self.vae_scale, self.vae_shift = nn.Parameter(torch.tensor(0.5)), nn.Parameter(torch.tensor(0.25))
+
+    def encode(self, x):
+        return self.taesd_encoder(x * 0.5 + 0.5) / self.vae_scale + self.vae_shift
+
+    def decode(self, latents):
+        return self.taesd_decoder((latents - self.vae_shift) * self.vae_scale) * 2 - 1
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(channels, 1, 1, 1))
+        self.conv = CausalConv3d(channels, channels, 3, 1, 1)
+
+    def forward(self, x, cache=None):
+        before = None
+        if cache is not None:
+            before, cache[0] = cache[0], x
+        return x + self.conv(F.silu(F.normalize(x, dim=1) * self.gamma.to(x)), before)
+
+
+class Encoder3d(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.down, self.block = Conv2d(3, 32, 8, 8), ResidualBlock(32)
+
+    def forward(self, x, cache=None):
+        return self.block(self.down(x.squeeze(2)).unsqueeze(2), cache)
+
+
+class WanVAE(nn.Module):
+    """Its cache is written while it encodes: a block that is computed again finds its own frame as the one before."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.conv1 = Encoder3d(), CausalConv3d(32, 32, 1)
+        self.conv2, self.decoder = CausalConv3d(16, 3, 1), nn.Upsample(scale_factor=(1, 8, 8))
+
+    def encode(self, x):
+        assert x.shape[2] == 1, "one frame"
+        return self.conv1(self.encoder(x, [None])).chunk(2, dim=1)[0]
+
+    def decode(self, latents):
+        return self.decoder(self.conv2(latents))
+
+
+class Wan21:
+    """A latent format with the mean and deviation of each channel."""
+
+    mean, deviation = torch.arange(16.0).view(1, 16, 1, 1, 1), 1 + torch.arange(16.0).view(1, 16, 1, 1, 1)
+
+    def process_in(self, latents):
+        return (latents - self.mean) / self.deviation
+
+    def process_out(self, latents):
+        return latents * self.deviation + self.mean
 
 
 class ResBlock(nn.Module):
@@ -312,10 +402,11 @@ class CLIP:
 
 
 class VAE:
-    device, latent_dim, latent_channels, output_channels = torch.device("cpu"), 2, 4, 3
+    device, output_channels = torch.device("cpu"), 3
 
     def __init__(self, autoencoder=None):
         self.first_stage_model = autoencoder or AutoencodingEngine()
+        self.latent_dim, self.latent_channels = (3, 16) if type(self.first_stage_model) is WanVAE else (2, 4)
         self.patcher = Patcher(self.first_stage_model)
 
     def process_input(self, images):
@@ -343,6 +434,13 @@ def checkpoint(seed=0, kind=ModelType.EPS):
     return Patcher(BaseModel(kind).eval()), CLIP(), VAE(AutoencodingEngine().eval())
 
 
+@torch.inference_mode()
+def autoencoder(kind, seed=0):
+    """A VAE of another kind, as Load VAE hands it on."""
+    torch.manual_seed(seed)
+    return VAE(kind().eval())
+
+
 def install():
     """The fake as `comfy`: the same modules each time, as what has imported them keeps the ones that it got."""
     sys.modules.update(_modules())
@@ -356,6 +454,7 @@ def _modules():
         "comfy.ops": layers | {"cast_bias_weight": cast_bias_weight, "uncast_bias_weight": uncast_bias_weight},
         "comfy.ldm": {},
         "comfy.ldm.models": {},
+        "comfy.latent_formats": {"Wan21": Wan21},
         "comfy.ldm.models.autoencoder": {"AutoencodingEngine": AutoencodingEngine},
         "comfy.ldm.modules": {},
         "comfy.ldm.modules.attention": {"attention_pytorch": attention_pytorch},
@@ -363,22 +462,24 @@ def _modules():
         "comfy.ldm.modules.diffusionmodules.model": {"pytorch_attention": F.scaled_dot_product_attention},
         "comfy.ldm.modules.diffusionmodules.openaimodel": {"UNetModel": UNetModel},
         "comfy.model_base": {"ModelType": ModelType},
-        "comfy.latent_formats": {},
         "comfy.model_sampling": {"EPS": EPS, "CONST": CONST},
         "comfy.model_management": vars(model_management),
         "comfy.patcher_extension": {"WrappersMP": SimpleNamespace(PREPARE_SAMPLING="prepare_sampling")},
         "comfy.sampler_helpers": {"convert_cond": lambda cond: cond},
         "comfy.samplers": {"CFGGuider": CFGGuider, "Sampler": Sampler, "process_conds": process_conds},
     }
-    contents["comfy.ops"]["disable_weight_init"] = SimpleNamespace(Linear=Linear, Conv2d=Conv2d, GroupNorm=GroupNorm)
+    contents["comfy.ops"]["disable_weight_init"] = SimpleNamespace(
+        Linear=Linear, Conv2d=Conv2d, Conv3d=Conv3d, GroupNorm=GroupNorm
+    )
     made = {name: ModuleType(name) for name in contents}
     for name, module in made.items():
         vars(module).update(contents[name])
         parent, _, child = name.rpartition(".")
         if parent:
             setattr(made[parent], child, module)
-    own = (ResnetBlock, ResBlock, UNetModel, Linear, Conv2d, GroupNorm, Quantised, QuantisedLinear)
-    AutoencodingEngine.__module__ = "comfy.ldm.models.autoencoder"  # the adapter knows kinds by their names
-    for kind in own:
+    own = (ResnetBlock, ResBlock, UNetModel, Linear, Conv2d, Conv3d, CausalConv3d, GroupNorm)
+    for kind in (*own, Quantised, QuantisedLinear, Block, ResidualBlock, Encoder3d):
         kind.__module__ = "comfy.fake"  # the adapter vouches for the host's own layers alone
+    AutoencodingEngine.__module__ = "comfy.ldm.models.autoencoder"
+    WanVAE.__module__, TAESD.__module__ = "comfy.ldm.wan.vae", "comfy.taesd.taesd"
     return made

@@ -20,9 +20,10 @@ AUTOENCODER_FLOATS, UNET_FLOATS = (3400, 2000), (3000, 500)
 again: counted over autograd's saved tensors at 512 px, for the UNet of SDXL, which is the larger one."""
 
 
-def memory(pixels: int, unet_bytes: int, *, low_vram: bool) -> float:
-    """Bytes that a forward and backward take besides the weights. unet_bytes: of one number there, 0 without a UNet."""
-    return pixels * (4.0 * AUTOENCODER_FLOATS[low_vram] + unet_bytes * UNET_FLOATS[low_vram])
+def memory(pixels: int, unet_bytes: int, *, low_vram: bool, autoencoder: tuple[int, int] = AUTOENCODER_FLOATS) -> float:
+    """Bytes that a forward and backward take besides the weights. unet_bytes: of one number there, 0 without a UNet.
+    autoencoder: numbers per pixel, plainly and in the low-VRAM way."""
+    return pixels * (4.0 * autoencoder[low_vram] + unet_bytes * UNET_FLOATS[low_vram])
 
 
 def layers_of(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:

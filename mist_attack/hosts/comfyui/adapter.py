@@ -127,7 +127,8 @@ class ComfySurrogate:
             with self._recomputed(low_vram):
                 return job(self)
         unet_bytes = dtype_of(self.model.model).itemsize if self.differentiable else 0
-        needed = memory(batch * height * width, unet_bytes, low_vram=low_vram)
+        floats = self.autoencoder.floats
+        needed = memory(batch * height * width, unet_bytes, low_vram=low_vram, autoencoder=floats)
         if self.model is None:
             comfy.model_management.load_models_gpu([self.vae.patcher], memory_required=needed)
             return self._differentiate(lambda: job(self), None, needed, low_vram)

@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 from ..borrowing.aliases import alias
 from ..borrowing.lending import AUTOENCODER_FLOATS
 
+_FLOATS_OF_HUNYUAN_VIDEO, _FLOATS_OF_TINY, _FLOATS_OF_TINY_VIDEO = (7000, 3000), (500, 450), (1000, 950)
 _DECODES = {"decoder", "post_quant_conv", "taesd_decoder", "conv2"}
 Convert = Callable[[Tensor], Tensor]
 
@@ -42,6 +43,9 @@ class Kind:
     multiple: Callable[[Any, int], int] = lambda autoencoder, told: told
     """(autoencoder, what the host tells) -> pixels of which the sides must be multiples."""
     floats: tuple[int, int] = AUTOENCODER_FLOATS
+    """As there: numbers per pixel that are kept for the backward, plainly and in the low-VRAM way."""
+    channels_of_videos: tuple[int, ...] = (16, 48)
+    """Of latents with an axis of frames: those of HunyuanVideo, Wan and the models of pictures that share them."""
 
 
 class Autoencoder:
@@ -61,6 +65,11 @@ class Autoencoder:
     def multiple(self) -> int:
         """Pixels: the sides of a picture must be multiples of it."""
         return self.kind.multiple(self.module, int(self.vae.spacial_compression_encode()))
+
+    @property
+    def floats(self) -> tuple[int, int]:
+        by_frames = self.kind is KINDS[_KL] and self.vae.latent_dim == 3
+        return _FLOATS_OF_HUNYUAN_VIDEO if by_frames else self.kind.floats
 
     @property
     def scale(self) -> Scale:
@@ -92,10 +101,11 @@ def unframed(batch: Tensor) -> Tensor:
 
 def kind_of(vae: Any) -> Kind | None:
     """None where nobody has checked the gradient: sound, shapes, codebooks, and what reads videos alone."""
-    autoencoder = vae.first_stage_model
-    names = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(autoencoder).__mro__]
-    found = next((KINDS[name] for name in names if name in KINDS), None)
-    return None if found is KINDS[_TAEHV] and autoencoder.latent_channels not in (16, 48) else found
+    names = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(vae.first_stage_model).__mro__]
+    found = next((name for name in names if name in KINDS), None)
+    if found is None or (vae.latent_dim == 3 and vae.latent_channels not in KINDS[found].channels_of_videos):
+        return None
+    return KINDS[found]
 
 
 def _same(latents: Tensor) -> Tensor:
@@ -124,6 +134,11 @@ def _one_frame_in_patches(autoencoder: Any, x: Tensor) -> Tensor:
     return _one_frame(autoencoder, patchify(x, patch_size=2))
 
 
+def _multiple_of_tiny(autoencoder: Any, told: int) -> int:
+    """The host does not count the packing of Flux 2's latents, two by two."""
+    return told * 2 if type(autoencoder.taesd_encoder).__name__ == "EncoderFlux2" else told
+
+
 def _unknown(autoencoder: Any) -> None:
     """SD 1 and SDXL, SD 3 and Flux have VAEs of one shape. Their scales are numbers, which no step of a loop sees."""
 
@@ -145,15 +160,21 @@ def _scale_of_wan(name: str) -> Scale:
     return Scale(latent_format.process_in, latent_format.process_out)
 
 
-_TAEHV = "comfy.taesd.taehv.TAEHV"
+_KL, _TAEHV = "comfy.ldm.models.autoencoder.AutoencodingEngine", "comfy.taesd.taehv.TAEHV"
 KINDS = {
-    "comfy.ldm.models.autoencoder.AutoencodingEngine": Kind(_as_it_is, _unknown),
+    _KL: Kind(_as_it_is, _unknown),
     "comfy.ldm.wan.vae.WanVAE": Kind(_one_frame, lambda _: _scale_of_wan("Wan21")),
     "comfy.ldm.wan.vae2_2.WanVAE": Kind(_one_frame_in_patches, lambda _: _scale_of_wan("Wan22")),
     "comfy.taesd.taesd.TAESD": Kind(
         _tiny,
         _scale_of_tiny,
-        lambda autoencoder, told: told * (2 if type(autoencoder.taesd_encoder).__name__ == "EncoderFlux2" else 1),
+        _multiple_of_tiny,
+        _FLOATS_OF_TINY,
     ),
-    _TAEHV: Kind(_as_it_is, _scale_of_tiny_video, lambda autoencoder, _: 8 * autoencoder.patch_size),
+    _TAEHV: Kind(
+        _as_it_is,
+        _scale_of_tiny_video,
+        lambda autoencoder, _: 8 * autoencoder.patch_size,
+        _FLOATS_OF_TINY_VIDEO,
+    ),
 }

@@ -28,7 +28,8 @@ OURS = ("/extensions/" + PACK_NAME, "Mist")
 
 @pytest.fixture(scope="module")
 def newcomer(comfy, base):
-    """A host with the checkpoint that the templates name, and the picture that ComfyUI ships."""
+    """A host with the checkpoint and the small VAE that the templates name, and the picture that ComfyUI ships."""
+    base.need("taesd_encoder", "taesd_decoder")
     checkpoints = base.path / "models" / "checkpoints"
     named = checkpoints / "v1-5-pruned-emaonly-fp16.safetensors"
     named.symlink_to((checkpoints / "sd1.safetensors").resolve())

@@ -121,16 +121,42 @@ def test_running_out_of_memory_once_is_survived_and_told(comfy, base, mode):
     assert "low-VRAM" in " ".join(report["notices"])
 
 
-@pytest.mark.parametrize("channels", [4, 16])
-def test_textural_works_with_a_vae_alone(comfy, base, channels):
-    """4 channels: SD1, SD2, SDXL. 16: SD3 and Flux."""
-    base.need(f"vae{channels}")
-    name = write_picture(base.path / "input" / "vae.png", 64, 64)
+VAES = {"vae4": ["vae4"], "vae16": ["vae16"], "taesd": ["taesd_encoder", "taesd_decoder"], "wan21": ["wan21"]}
+
+
+@pytest.mark.parametrize("name", VAES)
+def test_textural_works_with_a_vae_alone(comfy, base, name):
+    """4 channels: SD1, SD2, SDXL. 16: SD3 and Flux. A small one, and one that reads videos: Qwen-Image's."""
+    base.need(*VAES[name])
+    picture = write_picture(base.path / "input" / "vae.png", 64, 64)
     graph = Drawing()
-    vae = graph.add("VAELoader", vae_name=f"vae{channels}.safetensors")[0]
-    (saved,), (report,) = protect(comfy, graph, graph.load(name)[0], "textural", vae=vae)
+    vae = graph.add("VAELoader", vae_name=name if name == "taesd" else f"{name}.safetensors")[0]
+    loaded = graph.load(picture)[0]
+    (saved,), (report,) = protect(comfy, graph, loaded, "textural", vae=vae)
     assert shift(new_picture(64, 64), saved).max() == STRENGTH
     assert report["after"]["target_distance"] < report["before"]["target_distance"]
+
+
+@pytest.mark.parametrize("name", ["taesd", "wan21"])
+def test_the_hosts_own_encode_and_decode_and_an_evaluation_agree_after_a_run(comfy, base, name):
+    base.need(*VAES[name])
+    picture = write_picture(base.path / "input" / "vae.png", 64, 64)
+    graph = Drawing()
+    vae = graph.add("VAELoader", vae_name=name if name == "taesd" else f"{name}.safetensors")[0]
+    loaded = graph.load(picture)[0]
+    before = graph.add("VAEEncode", pixels=graph.after(loaded), vae=vae)
+    protected = graph.protect(graph.after(loaded, before[0]), "textural", vae=vae)
+    after = graph.add("VAEEncode", pixels=graph.after(loaded, protected[0]), vae=vae)
+    shown = [graph.add("VAEDecode", samples=latents[0], vae=vae) for latents in (before, after)]
+    ends = {"before": graph.after(loaded, shown[1][0]), "after": protected[0], "vae": vae}
+    found = graph.add("MistEvaluate", **ends, mode="textural", seed=23)
+    for node, file in ((shown[0], "before"), (shown[1], "after"), (found, "evaluated")):
+        graph.add("TestSaveTensor", value=node[0], name=file)
+    report = graph.add("PreviewAny", source=found[1])
+    (figures,) = json.loads(comfy.run(graph).text(report))
+    first, second, pair = (torch.load(base.path / "output" / f"{file}.pt") for file in ("before", "after", "evaluated"))
+    assert torch.equal(first, second) and figures["latent_shift"] > 0
+    torch.testing.assert_close(pair[0, :, :64].float(), first.reshape(64, 64, 3).float(), rtol=1e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize(("family", "width", "pooled"), [("sd2", 1024, 0), ("sdxl", 2048, 1280)])

@@ -365,5 +365,5 @@ def conditioning(name, seed=0):
     """Random, of the family's shape: none of them has a text encoder here."""
     family, generator = FAMILIES[name], torch.Generator().manual_seed(seed)
     more = {key: torch.randn(shape, generator=generator) for key, shape in family.more.items()}
-    more |= {key: torch.ones(value.shape) for key, value in more.items() if key == "attention_mask"}
+    more |= {key: torch.ones(value.shape, dtype=torch.long) for key, value in more.items() if key == "attention_mask"}
     return [[torch.randn(1, 7, family.text, generator=generator), more]]

@@ -1,9 +1,12 @@
 """VAEs of every kind that is taken, against the host's own encode and decode, which stay as they are."""
 
+import comfy.sd
 import pytest
 import torch
-from autoencoders import FAMILIES, latent_format, vae
+from autoencoders import FAMILIES, TAEHV, latent_format, vae
+from host.comfyui.make_checkpoints import randomised
 
+from mist_attack.errors import CheckpointError
 from mist_attack.hosts.comfyui.adapter import ComfySurrogate
 
 SIDE = 64
@@ -88,3 +91,12 @@ def test_half_precision_computes_in_float32_with_the_rounded_weights(name):
     expected = gradient(name)
     rounded.load_state_dict(kept)
     assert float((found - expected).norm() / expected.norm()) < 1e-4
+
+
+def test_what_encodes_no_picture_is_refused_by_name():
+    found = {"PixelspaceConversionVAE": {"pixel_space_vae": torch.tensor(1.0)}}
+    if TAEHV is not None:  # of LTX 2, which makes videos alone
+        found |= {"TAEHV \\(for videos\\)": randomised(TAEHV(128))}
+    for words, state in found.items():
+        with pytest.raises(CheckpointError, match=rf"Expected a VAE for pictures.*found {words}.*Load VAE"):
+            ComfySurrogate(comfy.sd.VAE(sd=state))

@@ -138,7 +138,9 @@ def test_the_hosts_memory_is_asked_for_as_it_asks_itself(name, monkeypatch):
     made.run(lambda ready: None, 1, SIDE, SIDE)
     empty = made._empty(1, SIDE, SIDE)
     own = float(model(name).model.memory_required(list(empty.shape)))
-    assert asked[0] == pytest.approx(own + memory(SIDE * SIDE, 0, low_vram=False), rel=1e-6)
+    assert asked[0] == pytest.approx(
+        own + memory(SIDE * SIDE, 0, low_vram=False, autoencoder=made.autoencoder.floats), rel=1e-6
+    )
 
 
 def test_a_distilled_model_is_asked_at_its_own_noise_levels():
