@@ -42,8 +42,9 @@ def test_where_a_checkpoint_is_looked_for(tmp_path, monkeypatch):
 FOREIGN = {
     "a LoRA": {"unet.down_blocks.0.attn1.processor.to_q_lora.down.weight": (4, 4)},
     "a textual inversion": {"emb_params": (1, 768)},
-    "Stable Diffusion XL": {"conditioner.embedders.0.x": (1,), checkpoints.UNET_IN: (320, 4, 3, 3)},
-    "Stable Diffusion 2": {"cond_stage_model.model.ln_final.weight": (1024,), checkpoints.UNET_IN: (320, 4, 3, 3)},
+    "the refiner": {"conditioner.embedders.0.model.ln_final.bias": (1,), checkpoints.UNET_IN: (384, 4, 3, 3)},
+    "as EDM does": {"edm_mean": (1,), checkpoints.UNET_IN: (320, 4, 3, 3)},
+    "without its text encoder": {checkpoints.UNET_IN: (320, 4, 3, 3), checkpoints.VAE_IN: (128, 3, 3, 3)},
     "Stable Diffusion 3": {"model.diffusion_model.joint_blocks.0.x": (1,)},
     "Flux": {"double_blocks.0.img_attn.qkv.weight": (1,)},
     "9 input channels": {checkpoints.UNET_IN: (320, 9, 3, 3), checkpoints.VAE_IN: (128, 3, 3, 3)},

@@ -15,7 +15,9 @@ from safetensors.torch import load_file, save_file
 from mist_attack import devices
 from mist_attack.errors import CheckpointError, SettingsError
 from mist_attack.hosts.headless import checkpoints, diffusers
+from mist_attack.hosts.headless.folders import read_json
 from mist_attack.hosts.headless.prompts import FIXED_PROMPTS
+from mist_attack.hosts.headless.schedules import sigmas_of
 
 CPU = torch.device("cpu")
 
@@ -130,7 +132,7 @@ def folder(tiny, tmp_path):
 
 def test_a_diffusers_folder(tiny, folder):
     surrogate = diffusers.load(folder, CPU)
-    assert surrogate.name == "diffusers model (m)" and not surrogate.is_demo
+    assert surrogate.name == "Stable Diffusion (m)" and not surrogate.is_demo
     for found, written in ((surrogate.unet, tiny[1][0]), (surrogate.vae, tiny[1][1])):
         written = written.state_dict()
         assert all(torch.equal(tensor, written[name]) for name, tensor in found.state_dict().items())
@@ -199,7 +201,7 @@ def test_half_precision_is_the_unets_alone(folder, dtype, device):
 
 
 def test_the_schedule_is_stable_diffusions():
-    sigmas = diffusers._sigmas(diffusers._json(diffusers.SD_V1 / "scheduler" / "scheduler_config.json"))
+    sigmas = sigmas_of(read_json(diffusers.SD_V1 / "scheduler" / "scheduler_config.json"), is_flow=False)
     assert sigmas[[0, -1]].tolist() == pytest.approx([0.029167, 14.6146], rel=1e-4)
 
 
@@ -256,7 +258,7 @@ def test_v_prediction_is_understood(tiny, folder):
 
 
 def test_without_diffusers_the_remedy_is_said(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "diffusers.models.autoencoders.autoencoder_kl", None)
+    monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(CheckpointError, match=r"mist-protect\[headless\]"):
         diffusers.load(checkpoints.find_checkpoint("demo"), CPU)
 

@@ -179,10 +179,8 @@ def quantise(_, objects):
 
 OTHERS = {
     "inpainting": lambda model, _: setattr(model, "is_inpaint", True),
-    "flow": lambda _, objects: setattr(objects.unet.model, "predictor", nn.Identity()),
-    "EDM": lambda _, objects: setattr(objects.unet.model.predictor, "prediction_type", "edm"),
-    "a transformer": lambda _, objects: setattr(objects.unet.model, "diffusion_model", nn.Linear(1, 1)),
-    "quantised": quantise,
+    "an unknown prediction": lambda _, objects: setattr(objects.unet.model, "predictor", nn.Identity()),
+    "editing": lambda _, objects: objects.unet.model.config.unet_config.update(in_channels=8),
 }
 
 
@@ -200,6 +198,87 @@ def test_other_families_are_autoencoders_only_and_say_so(kind):
 
     assert run(surrogate, textural).abs().max() > 0
     assert forge.asked[0][0] == [surrogate.objects.vae.patcher]
+
+
+def schnell():
+    model = forge.Engine("flux")
+    model.forge_objects_original.unet.model.diffusion_model.guidance_embed = False
+    return model
+
+
+PREDICTED = {
+    "Flux": lambda: forge.Engine("flux"),
+    "Flux schnell": schnell,
+    "quantised": lambda: changed(quantise),
+    "EDM": lambda: changed(lambda _, objects: setattr(objects.unet.model.predictor, "prediction_type", "edm")),
+}
+
+
+@pytest.fixture(params=PREDICTED)
+def predicted(request):
+    """A model that is only asked for predictions."""
+    surrogate = forge.surrogate(PREDICTED[request.param]())
+    return surrogate
+
+
+def test_without_a_verified_gradient_the_sds_gradient_is_its_formula(predicted):
+    """From the host's own denoised picture, and with nothing of the denoiser borrowed."""
+    from mist_attack.objectives import ESTIMATES, Semantic
+
+    assert not predicted.differentiable and predicted.modules == [predicted.objects.vae.first_stage_model]
+    denoiser, prompt = predicted.objects.unet.model, predicted.conditioning("a cat")
+    latents = torch.randn(1, 4, 8, 8)
+
+    def task(model):
+        semantic = Semantic(model, prompt, ESTIMATES["sds"])
+        drawn = []
+        draw = semantic.draw
+        semantic.draw = lambda *given: drawn.append(draw(*given)) or drawn[-1]
+        _, gradient = semantic.value_and_gradient(latents, torch.Generator().manual_seed(0))
+        return gradient, *drawn[-1]
+
+    gradient, timesteps, noise = run(predicted, task)
+    sigma = predicted.sigmas[timesteps]
+    flow = denoiser.predictor.prediction_type == "const"
+    noised = (1 - sigma) * latents + sigma * noise if flow else latents + sigma * noise
+    with torch.inference_mode():
+        denoised = denoiser.apply_model(noised, sigma, transformer_options={}, **prompt)
+    error = (latents - denoised) / sigma
+    expected = -2 / latents.numel() * error * (1 if flow else (1 + sigma**2) ** -0.5)
+    torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-9)
+    assert not gradient.is_inference()
+
+
+def test_a_gradient_through_it_is_refused_in_a_line_that_says_what_to_do(predicted):
+    def task(model):
+        model.denoise(torch.randn(1, 4, 8, 8).requires_grad_(), model.sigmas[[0]], model.conditioning("a cat"))
+
+    with pytest.raises(CheckpointError, match="Use the gradient sds"):
+        run(predicted, task)
+
+
+def test_what_it_predicts_can_be_computed_with(predicted):
+    """No inference tensor, which the engine could not use further."""
+    sigma, prompt = predicted.sigmas[[0]], predicted.conditioning("a cat")
+    assert not run(predicted, lambda model: model.denoise(torch.randn(1, 4, 8, 8), sigma, prompt)).is_inference()
+
+
+def test_its_memory_is_what_the_host_asks_for_a_generation(predicted):
+    run(predicted, lambda _: None)
+    (patchers, needed), objects = forge.asked[-1], predicted.objects
+    assert patchers == [objects.unet, objects.vae.patcher]
+    assert needed == memory(64 * 64, 0, low_vram=False) + objects.unet.model.memory_required([1, 4, 8, 8])
+
+
+def test_a_distilled_model_is_asked_at_its_few_levels():
+    assert len(forge.surrogate(forge.Engine("flux")).sigmas) == 10000
+    torch.testing.assert_close(forge.surrogate(schnell()).sigmas, torch.tensor([0.25, 0.5, 0.75, 1.0]))
+
+
+def test_what_a_prompt_holds_for_flux_is_handed_on_with_the_hosts_guidance():
+    surrogate = forge.surrogate(forge.Engine("flux"))
+    assert surrogate.name == "Engine (tiny-flux)" and surrogate.spatial_multiple("fused") == 16
+    assert surrogate.conditioning("a cat")["guidance"].tolist() == [3.5]
 
 
 def test_an_autoencoder_of_another_kind_is_refused():

@@ -20,6 +20,7 @@ EVALUATION = sorted((PACKAGE / "evaluation").glob("*.py"))
 PICTURES = sorted((PACKAGE / "pictures").rglob("*.py"))
 HOSTS = {"comfyui": {"comfy", "nodes", "folder_paths"}, "webui": {"modules"}, "forge": {"modules", "backend"}}
 HOSTS |= {"headless": {"diffusers", "transformers"}, "taesd": {"modules"}}
+HOSTS |= {"classic": {"modules", "ldm_patched"}}
 FACES = {"hosts", "gallery", "runners", "command", "bench", "demo"}  # what neither the engine nor pictures know
 
 

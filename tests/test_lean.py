@@ -109,6 +109,23 @@ def test_a_block_is_the_same_in_halves_and_its_own_afterwards(outputs, time):
     torch.testing.assert_close(slope, torch.autograd.grad(outside.square().sum(), x)[0])
 
 
+def test_a_block_that_takes_a_picture_alone_is_called_with_that():
+    """As AUTOMATIC1111's web UI has them in SD 3's autoencoder."""
+
+    class Alone(ResnetBlock):
+        def forward(self, x):
+            return super().forward(x)
+
+    Alone.__name__ = ResnetBlock.__name__
+    block, x = Alone().requires_grad_(False), picture()
+    with lean([block]):
+        with torch.no_grad():
+            unasked = block(x)
+        inside = block(x)
+        assert block.calls == 1
+    torch.testing.assert_close(inside.detach(), unasked)
+
+
 def strange(change):
     block = ResnetBlock().requires_grad_(False)
     change(block)

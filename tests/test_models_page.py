@@ -20,7 +20,15 @@ def test_ten_families_beyond_stable_diffusion_1_2_and_xl_ran_in_the_real_host():
     rows = found()
     assert all({"sds", "amortised"} <= set(rows[name]["gradients"]) for name in ASKED)
     assert all(any(host.startswith("ComfyUI 0.33") for host in rows[name]["tested"]) for name in ASKED)
-    assert {name for name, row in rows.items() if "exact" in row["gradients"]} == {"sd1", "sd2", "sdxl"}
+    here = {name: row for name, row in rows.items() if any(host.startswith("ComfyUI") for host in row["tested"])}
+    assert {name for name, row in here.items() if "exact" in row["gradients"]} == {"sd1", "sd2", "sdxl"}
+
+
+def test_forge_runs_flux_and_sd_3_and_folders_of_diffusers_have_each_gradient():
+    rows = found()
+    assert all("Forge" in " ".join(rows[name]["tested"]) for name in ("flux", "flux-gguf", "sd3"))
+    assert {"exact", "sds", "amortised"} == set(rows["a1111-sd3"]["gradients"])
+    assert all(len(row["gradients"]) == 3 for name, row in rows.items() if name.startswith("folder-"))
 
 
 def test_a_row_says_how_and_where_and_whose_widths_were_told():

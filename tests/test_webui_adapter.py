@@ -123,14 +123,10 @@ def test_noise_levels_are_those_of_the_training():
     assert webui.surrogate(model).sigmas.isfinite().all()
 
 
-def stable_diffusion_3():
-    model = webui.Model()
-    model.is_sd1, model.is_sd3 = False, True
-    model.latent_format = SimpleNamespace(process_in=lambda z: (z - 0.5) * 2, process_out=lambda z: z / 2 + 0.5)
-    return model
-
-
-OTHERS = {"inpainting": lambda: webui.Model(conditioning_key="hybrid"), "SD3": stable_diffusion_3}
+OTHERS = {
+    "inpainting": lambda: webui.Model(conditioning_key="hybrid"),
+    "SD3 inpainting": lambda: webui.Model("sd3", conditioning_key="hybrid"),
+}
 
 
 @pytest.mark.parametrize("kind", OTHERS)
@@ -146,7 +142,7 @@ def test_other_families_are_autoencoders_only_and_say_so(kind):
         latents = model.encode(x)
         gradient = torch.autograd.grad(latents.square().sum(), x)[0]
         scaled = model.vae.quant_conv(model.vae.encoder(x * 2 - 1)).chunk(2, dim=1)[0]
-        scaled = (scaled - 0.5) * 2 if kind == "SD3" else scaled * model.model.scale_factor
+        scaled = (scaled - 0.5) * 2 if surrogate.model.is_sd3 else scaled * model.model.scale_factor
         torch.testing.assert_close(latents, scaled)
         return gradient
 
@@ -187,7 +183,7 @@ def test_which_web_ui_it_is_is_asked_as_a_fact():
 
 @pytest.mark.parametrize(
     ("module", "host", "name"),
-    [("modules.scripts_manager", "sdnext", "SD.Next"), ("modules_forge", "reforge", "reForge or Forge Classic")],
+    [("modules.scripts_manager", "sdnext", "SD.Next"), ("modules_forge", "other forge", "this relative of Forge")],
 )
 def test_others_are_refused_in_plain_words(monkeypatch, module, host, name):
     with webui.installed():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
 
 from ..errors import CheckpointError
@@ -9,14 +10,20 @@ from ..surrogate import Surrogate
 
 
 def webui() -> str:
-    """ "a1111", "forge", "reforge" (reForge and Forge Classic), "sdnext", or "none"."""
+    """ "a1111", "forge", "classic" (Forge Classic and reForge), "other forge", "sdnext", or "none"."""
     if find_spec("modules") is None:
         return "none"
     if find_spec("modules.scripts_manager"):
         return "sdnext"
     if find_spec("modules_forge"):
-        return "forge" if find_spec("backend") else "reforge"
+        return next((host for part, host in FORGES.items() if find_spec(part)), "other forge")
     return "a1111" if find_spec("modules.sd_hijack") else "none"
+
+
+FORGES = {"backend": "forge", "ldm_patched": "classic"}
+ADAPTERS = {"a1111": "webui", "forge": "forge", "classic": "classic"}
+NAMES = {"sdnext": "SD.Next", "forge": "this version of Forge", "classic": "this version of Forge Classic or reForge"}
+NAMES |= {"other forge": "this relative of Forge"}
 
 
 def loaded_model(*, keep_extra_networks: bool = False, small: bool = False) -> Surrogate:
@@ -32,16 +39,17 @@ def loaded_model(*, keep_extra_networks: bool = False, small: bool = False) -> S
 
 def _loaded_model(keep_extra_networks: bool) -> Surrogate:
     host = webui()
-    if host == "a1111":
-        from .webui import loaded
+    if host not in ADAPTERS:
+        raise _refused(host)
+    try:
+        adapter = import_module(f".{ADAPTERS[host]}", __package__)
+    except ImportError as error:  # a relative, or a version, whose modules are others
+        raise _refused(host, f" ({error})") from error
+    return adapter.loaded(keep_extra_networks=keep_extra_networks)
 
-        return loaded(keep_extra_networks=keep_extra_networks)
-    if host == "forge":
-        from .forge import loaded
 
-        return loaded(keep_extra_networks=keep_extra_networks)
-    names = {"sdnext": "SD.Next", "reforge": "reForge or Forge Classic"}
-    raise CheckpointError(
-        f"Mist cannot use the model loaded in {names.get(host, 'this program')}. "
+def _refused(host: str, why: str = "") -> CheckpointError:
+    return CheckpointError(
+        f"Mist cannot use the model loaded in {NAMES.get(host, 'this program')}{why}. "
         "Use AUTOMATIC1111's web UI, Forge, ComfyUI, or the command `mist`."
     )

@@ -1,7 +1,8 @@
-"""The model that Forge has loaded, or loads now: SD1, SD2 and SDXL, and the autoencoder of every family.
+"""The model that Forge has loaded, or loads now, of every family that makes pictures from a prompt alone.
 
 Loading, memory, LoRA and precision are Forge's. Its weights are inference tensors and its UNet computes in place;
-`OutOfPlace` shows torch other tensors and other operations instead, so nothing of the host is replaced.
+`OutOfPlace` shows torch other tensors and other operations instead, so nothing of the host is replaced. A transformer,
+and weights that are quantised, are asked for predictions alone, as in a generation: nothing is borrowed of them.
 """
 
 # pyright: reportMissingImports=false
@@ -22,15 +23,16 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..needs import NEEDS
-from ..noising import Added, Noising
+from ..noising import Added, Flow, Noising
 from ..surrogate import Conditioning, Objective, Result, Surrogate, out_of_memory
-from .borrowing.aliases import OutOfPlace, is_plain
+from .borrowing.aliases import OutOfPlace, alias, is_plain, unwatched
 from .borrowing.denoiser import with_loss_scale
 from .borrowing.lean import lean
 from .borrowing.lending import attributes, layers_of, memory, named, recomputed
 
 RECOMPUTED = {"ResBlock", "BasicTransformerBlock", "ResnetBlock"}  # nearly all activations, and never each other
 CONDITION = {"crossattn": "c_crossattn", "vector": "y"}  # a prompt's parts, as `KModel.apply_model` names them
+DISTILLED_LEVELS = 4  # of Flux schnell
 
 
 def loaded(*, keep_extra_networks: bool = False) -> ForgeSurrogate:
@@ -68,18 +70,17 @@ class ForgeSurrogate:
         self.model = model
         self.objects = model.forge_objects_after_applying_lora if keep_extra_networks else model.forge_objects_original
         _check_autoencoder(self.objects.vae)
-        has_denoiser = _is_known(self.objects) and not model.is_inpaint
-        self.name = _name(model, has_denoiser)
-        self.device: torch.device = self.objects.unet.load_device if has_denoiser else self.objects.vae.device
-        self.sigmas = _sigmas(self.objects.unet.model.predictor) if has_denoiser else torch.empty(0)
-        self.sigmas = self.sigmas.to(self.device)
-        self.noising: Noising = Added()
-        self.differentiable = True
+        self.lack = _lack(model, self.objects)
+        self.differentiable = self.lack is None and _has_gradient(self.objects.unet.model)
+        self.name = _name(model, has_denoiser=self.lack is None)
+        self.device: torch.device = self.objects.vae.device if self.lack else self.objects.unet.load_device
+        self.sigmas = (torch.empty(0) if self.lack else _sigmas(self.objects.unet.model)).to(self.device)
+        self.noising: Noising = Added() if self.lack else _noising(self.objects.unet.model.predictor)
 
     @property
     def modules(self) -> list[nn.Module]:
-        """What a run borrows: the autoencoder, and the UNet where its loss is known."""
-        unet = [self.objects.unet.model.diffusion_model] if len(self.sigmas) else []
+        """What a run borrows: the autoencoder, and the UNet where gradients go through it."""
+        unet = [self.objects.unet.model.diffusion_model] if self.differentiable else []
         return [self.objects.vae.first_stage_model, *unet]
 
     def encode(self, images: Tensor) -> Tensor:
@@ -98,8 +99,8 @@ class ForgeSurrogate:
 
     def spatial_multiple(self, objective: Objective) -> int:
         multiple = int(self.objects.vae.downscale_ratio)
-        if NEEDS[objective].denoiser and len(self.sigmas):
-            multiple *= 2 ** (len(self.objects.unet.model.diffusion_model.channel_mult) - 1)
+        if NEEDS[objective].denoiser and self.lack is None:
+            multiple *= _patch(self.objects.unet.model.diffusion_model)
         return multiple
 
     def denoise(self, noised_latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
@@ -107,6 +108,12 @@ class ForgeSurrogate:
         batch = len(noised_latents)
         parts = {name: part.expand(batch, *part.shape[1:]) for name, part in conditioning.items()}
         apply = self.objects.unet.model.apply_model
+        if not self.differentiable:
+            if torch.is_grad_enabled() and noised_latents.requires_grad:
+                raise CheckpointError(f"{self.name}: nobody has checked its derivative. Use the gradient sds.")
+            with torch.inference_mode(), unwatched():
+                denoised = apply(noised_latents, sigma, transformer_options={}, **parts).float()
+            return alias(denoised)
         return with_loss_scale(lambda latents: apply(latents, sigma, transformer_options={}, **parts), noised_latents)
 
     def conditioning(self, prompt: str) -> Conditioning:
@@ -124,7 +131,7 @@ class ForgeSurrogate:
             answer = self.model.get_learned_conditioning(prompts)
         parts = answer if isinstance(answer, dict) else {"crossattn": answer}
         with torch.inference_mode(False), torch.no_grad():
-            return {CONDITION[name]: part.clone().to(self.device) for name, part in parts.items()}
+            return {CONDITION.get(name, name): part.clone().to(self.device) for name, part in parts.items()}
 
     def run(
         self,
@@ -145,7 +152,7 @@ class ForgeSurrogate:
             # A backward would outlive what the second stream may write over.
             attributes([stream], stream_activated=False),
             # PyTorch's attention: the host's other kinds have no backward in every case.
-            attributes([backend.nn.unet], attention_function=attention.attention_pytorch),
+            attributes([backend.nn.unet] * self.differentiable, attention_function=attention.attention_pytorch),
             attributes(
                 [backend.nn.vae],
                 attention_function_single_head_spatial=attention.pytorch_attention_single_head_spatial,
@@ -161,18 +168,21 @@ class ForgeSurrogate:
     @torch.inference_mode()
     def _load_weights(self, pixels: int, low_vram: bool) -> None:
         """Bring the weights to their devices, with their LoRAs merged, and make room for a forward and backward."""
-        patchers, unet_bytes = [self.objects.vae.patcher], 0
-        if len(self.sigmas):
-            unet = self.objects.unet
-            patchers, unet_bytes = [unet, *patchers], unet.model.computation_dtype.itemsize
+        patchers, unet = [self.objects.vae.patcher], self.objects.unet
+        unet_bytes = unet.model.computation_dtype.itemsize if self.differentiable else 0
         needed = memory(pixels, unet_bytes, low_vram=low_vram)
+        if self.lack is None:
+            patchers = [unet, *patchers]
+        if self.lack is None and not self.differentiable:
+            latents = pixels // self.objects.vae.downscale_ratio**2
+            needed += unet.model.memory_required([1, self.objects.vae.latent_channels, 1, latents])
         memory_management.load_models_gpu(patchers, memory_required=needed)
 
     @contextmanager
     def _online_loras(self) -> Iterator[None]:
         """LoRAs that are merged anew for each call, which fp8 weights need: on the device, as in a generation."""
         unet = self.objects.unet
-        if not (len(self.sigmas) and unet.has_online_lora()):
+        if self.lack or not unet.has_online_lora():
             yield
             return
         dtype = unet.model.computation_dtype
@@ -183,10 +193,10 @@ class ForgeSurrogate:
             utils.nested_move_to_device(unet.lora_patches, device=unet.offload_device)
 
     def _require_denoiser(self) -> None:
-        if not len(self.sigmas):
+        if self.lack:
             raise CheckpointError(
-                f"{self.name} works with the textural objective only. Choose it, or load an SD 1.x, SD 2.x or SDXL "
-                "checkpoint that is not for inpainting and is stored in floating point (not GGUF or NF4)."
+                f"{self.name} works with the textural objective only: {self.lack}. Choose that objective, or a "
+                "checkpoint that makes pictures from a prompt alone."
             )
 
 
@@ -199,27 +209,53 @@ def _check_autoencoder(vae: Any) -> None:
         )
 
 
-def _is_known(objects: Any) -> bool:
-    """A UNet of SD1, SD2 or SDXL that takes a prompt alone, with weights through which there is a gradient."""
-    unet, predictor = objects.unet.model.diffusion_model, objects.unet.model.predictor
+def _lack(model: Any, objects: Any) -> str | None:
+    """Why the denoiser cannot be asked; None where it can."""
+    denoiser = objects.unet.model
+    if model.is_inpaint:
+        return "it is for inpainting, and wants a picture beside the prompt"
+    if getattr(denoiser.predictor, "prediction_type", None) not in {"epsilon", "v_prediction", "edm", "const"}:
+        return f"what it predicts ({type(denoiser.predictor).__name__}) is not known"
+    channels = denoiser.config.unet_config.get("in_channels", objects.vae.latent_channels)
+    if channels != objects.vae.latent_channels:
+        return f"it takes {channels} channels and not the {objects.vae.latent_channels} of its autoencoder"
+    return None
+
+
+def _has_gradient(denoiser: Any) -> bool:
+    """A UNet of SD1, SD2 or SDXL, whose gradient is verified, with weights through which there is one."""
+    unet, predictor = denoiser.diffusion_model, denoiser.predictor
     return (
         isinstance(unet, backend.nn.unet.IntegratedUNet2DConditionModel)
         and type(predictor) is Prediction
         and predictor.prediction_type in {"epsilon", "v_prediction"}
-        and unet.in_channels == objects.vae.latent_channels
         and all(is_plain(p) and p.is_floating_point() for p in unet.parameters())
     )
 
 
-def _name(model: Any, has_denoiser: bool) -> str:
+def _noising(predictor: Any) -> Noising:
+    return Flow() if predictor.prediction_type == "const" else Added(sigma_data=float(predictor.sigma_data))
+
+
+def _patch(unet: Any) -> int:
+    """Latents, of which the sides must be multiples."""
+    if hasattr(unet, "channel_mult"):
+        return 2 ** (len(unet.channel_mult) - 1)
+    return int(getattr(unet, "patch_size", 2))
+
+
+def _name(model: Any, *, has_denoiser: bool) -> str:
     families = {"is_sd3": "SD3", "is_sdxl": "SDXL", "is_sd2": "SD2", "is_sd1": "SD1"}
     family = next((name for flag, name in families.items() if getattr(model, flag, False)), type(model).__name__)
     return f"{family}{'' if has_denoiser else ', autoencoder only'} ({model.sd_checkpoint_info.model_name})"
 
 
-def _sigmas(predictor: Any) -> Tensor:
+def _sigmas(denoiser: Any) -> Tensor:
+    """The host's, which for flow models are shifted; of Flux without guidance the few that it was distilled to."""
     with torch.inference_mode(False), torch.no_grad():
-        return predictor.sigmas.clone().float()
+        sigmas = denoiser.predictor.sigmas.clone().float()
+    distilled = not getattr(denoiser.diffusion_model, "guidance_embed", True)
+    return sigmas.view(DISTILLED_LEVELS, -1)[:, -1].contiguous() if distilled else sigmas
 
 
 def _is_copied(module: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""The model that AUTOMATIC1111's web UI has loaded: SD1, SD2 and SDXL, through the host's own hijacks.
+"""The model that AUTOMATIC1111's web UI has loaded: SD1, SD2, SDXL and SD3, through the host's own hijacks.
 
 Loading, attention, memory and precision are the web UI's; `run` borrows them and gives them back.
 """
@@ -17,14 +17,18 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..needs import NEEDS
-from ..noising import Added, Noising
+from ..noising import Added, Flow, Noising
 from ..surrogate import Conditioning, Objective, Result, Surrogate
 from .borrowing.denoiser import denoised, noise_levels, with_loss_scale
 from .borrowing.lean import lean
 from .borrowing.lending import attributes, cast, frozen, layers_of, named, recompute, recomputed
 
 DIFFERENTIABLE_ATTENTION = {"sdp", "sdp-no-mem", "sub-quadratic", "V1", "InvokeAI", "Doggettx"}
-RECOMPUTED_IN_UNET = {"ResBlock", "BasicTransformerBlock"}  # they hold nearly all activations, and never each other
+RECOMPUTED_IN_UNET = {
+    "ResBlock",
+    "BasicTransformerBlock",
+    "JointBlock",
+}  # they hold nearly all activations, and never each other
 RECOMPUTED_IN_VAE = {"ResnetBlock"}
 
 
@@ -56,7 +60,7 @@ class WebuiSurrogate:
         self.device = torch.device(devices.device)
         self.name = f"{_family(model)} ({model.sd_checkpoint_info.model_name})"
         self.sigmas = (_sigmas(model) if _takes_a_prompt_alone(model) else torch.empty(0)).to(self.device)
-        self.noising: Noising = Added()
+        self.noising: Noising = Flow() if model.is_sd3 else Added()
         self.differentiable = True
         self._in_low_vram = False
 
@@ -104,11 +108,14 @@ class WebuiSurrogate:
     def spatial_multiple(self, objective: Objective) -> int:
         multiple = 2 ** (self.vae.encoder.num_resolutions - 1)
         if NEEDS[objective].denoiser and len(self.sigmas):
-            multiple *= 2 ** (len(self.unet.channel_mult) - 1)
+            multiple *= self.unet.patch_size if self.model.is_sd3 else 2 ** (len(self.unet.channel_mult) - 1)
         return multiple
 
     def denoise(self, noised_latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         self._require_denoiser()
+        if self.model.is_sd3:  # which the host lets answer with the clean latents
+            prompts = _for_batch(conditioning, len(noised_latents))
+            return with_loss_scale(lambda noised: self.model.apply_model(noised, sigma, prompts), noised_latents)
 
         def unet(latents: Tensor, timesteps: Tensor) -> Tensor:
             prompts = _for_batch(conditioning, len(latents))
@@ -174,8 +181,8 @@ class WebuiSurrogate:
     def _require_denoiser(self) -> None:
         if not len(self.sigmas):
             raise CheckpointError(
-                f"{self.name} works with the textural objective only. Choose it, or load an SD 1.x, SD 2.x or SDXL "
-                "checkpoint that is not for inpainting."
+                f"{self.name} works with the textural objective only. Choose it, or load an SD 1.x, SD 2.x, SDXL or "
+                "SD 3 checkpoint that is not for inpainting."
             )
 
 
@@ -186,13 +193,14 @@ def _family(model: Any) -> str:
 
 
 def _takes_a_prompt_alone(model: Any) -> bool:
-    """Not of inpainting, editing or image variation, whose UNet wants more; not a flow model, which we do not know."""
-    is_other = model.is_sd3 or getattr(model, "is_sdxl_inpaint", False)
-    return not is_other and model.model.conditioning_key == "crossattn"
+    """Not of inpainting, editing or image variation, whose UNet wants more."""
+    return not getattr(model, "is_sdxl_inpaint", False) and model.model.conditioning_key == "crossattn"
 
 
 def _sigmas(model: Any) -> Tensor:
-    """Noise levels of the training schedule, whatever the options make of it for sampling."""
+    """Noise levels of the training schedule, whatever the options make of it for sampling; of SD3 with its shift."""
+    if model.is_sd3:
+        return model.model.model_sampling.sigmas.detach().float().cpu()
     return noise_levels(getattr(model, "alphas_cumprod_original", model.alphas_cumprod).detach().cpu())
 
 
@@ -203,7 +211,8 @@ def _for_batch(conditioning: dict[str, Tensor], batch: int) -> dict[str, Any]:
 
 
 def _block_by_block(model: Any) -> bool:
-    hooks = model.model.diffusion_model.input_blocks[0]._forward_pre_hooks.values()
+    blocks = getattr(model.model.diffusion_model, "input_blocks", ())  # SD3 has none, and the host no such way for it
+    hooks = (hook for block in blocks for hook in block._forward_pre_hooks.values())
     return model.lowvram and any(getattr(hook, "__name__", "") == "send_me_to_gpu" for hook in hooks)
 
 

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..ending import told_to_end
 from ..gallery.journal import Say
 from ..gallery.task import Model, Outcome, Task, attempt
-from ..hosts.headless import checkpoints, diffusers
+from ..hosts.headless import checkpoints, diffusers, memory
 from ..pgd import OnStep, Progress
 from . import model
 from .bars import bar_for
@@ -75,11 +76,13 @@ def _on_step(bar: Any) -> OnStep:
 def loader(options: ModelOptions, target: Tensor | None, say: Say, complain: Say) -> Callable[[], Model]:
     """Loads the model into this process when called. Raises at once what can be known at once: CheckpointError,
     DeviceError and SettingsError."""
-    checkpoints.find_checkpoint(options.checkpoint)
+    checkpoint = checkpoints.find_checkpoint(options.checkpoint)
     diffusers.pick_device(options.device)
     model.set_threads(options.threads, complain)
 
     def load() -> Model:
+        if taken := memory.in_words(checkpoint, getattr(torch, options.dtype)):
+            say(taken)
         surrogate = model.load(options)
         say(f"{surrogate.name} on {surrogate.device}")
         if surrogate.is_demo:

@@ -122,6 +122,7 @@ ADAPTERS = {
     "webui": _webui("sd1"),
     "webui SD2-v": _webui("sd2v"),
     "webui SDXL": _webui("sdxl"),
+    "webui SD3": _webui("sd3"),
     "forge": _forge("sd1"),
     "forge SD2-v": _forge("sd2v"),
     "forge SDXL": _forge("sdxl"),

@@ -132,7 +132,40 @@ class IntegratedUNet2DConditionModel(nn.Module):
         return self.out(h) + 0.5 * x
 
 
+class IntegratedFluxTransformer2DModel(nn.Module):
+    """It writes over what it is given, and has no backward."""
+
+    guidance_embed, in_channels = True, 16
+
+    def __init__(self):
+        super().__init__()
+        self.img_in, self.txt_in, self.out = nn.Linear(16, 8), nn.Linear(5, 8), nn.Linear(8, 16)
+
+    def forward(self, x, timestep, context, y, guidance=None, transformer_options={}, **_):  # noqa: B006
+        assert torch.is_inference_mode_enabled(), "as in a generation"
+        assert guidance is not None or not self.guidance_embed
+        batch, channels, height, width = x.shape
+        patches = nn.functional.pixel_unshuffle(x, 2).flatten(2).transpose(1, 2)
+        h = self.img_in(patches)
+        h += self.txt_in(context).mean(1, keepdim=True) + timestep.view(-1, 1, 1) + y.mean()
+        out = self.out(h).transpose(1, 2).reshape(batch, 4 * channels, height // 2, width // 2)
+        return nn.functional.pixel_shuffle(out, 2)
+
+
+class PredictionFlux(nn.Module):
+    prediction_type, sigma_data = "const", 1.0
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("sigmas", torch.arange(1, 10001) / 10000)
+
+    def timestep(self, sigma):
+        return sigma
+
+
 class Prediction(nn.Module):
+    sigma_data = 1.0
+
     def __init__(self, prediction_type="epsilon"):
         super().__init__()
         self.prediction_type = prediction_type
@@ -149,16 +182,25 @@ class KModel(nn.Module):
         super().__init__()
         self.diffusion_model, self.predictor = diffusion_model, predictor
         self.computation_dtype = torch.float32
+        self.config = SimpleNamespace(unet_config={"in_channels": 4})
+
+    def memory_required(self, input_shape):
+        return 10.0 * input_shape[0] * input_shape[2] * input_shape[3]
 
     def apply_model(self, x, t, c_crossattn=None, transformer_options={}, **more):  # noqa: B006
         assert transformer_options is not KModel.apply_model.__defaults__[1], "that dict is shared by all calls"
         sigma = t.view(-1, 1, 1, 1)
+        if self.predictor.prediction_type == "const":
+            velocity = self.diffusion_model(x, self.predictor.timestep(t), c_crossattn, **more)
+            return x - velocity * sigma
         scaled = (x / (sigma**2 + 1) ** 0.5).to(self.computation_dtype)
         more = {name: value.to(scaled) for name, value in more.items()}
         timestep = self.predictor.timestep(t).float()
         answer = self.diffusion_model(
             scaled, timestep, c_crossattn.to(scaled), transformer_options=transformer_options, **more
         )
+        if self.predictor.prediction_type == "edm":
+            return x / (sigma**2 + 1) + answer.float() * sigma / (sigma**2 + 1) ** 0.5
         if self.predictor.prediction_type == "v_prediction":
             return x / (sigma**2 + 1) - answer.float() * sigma / (sigma**2 + 1) ** 0.5
         return x - answer.float() * sigma
@@ -208,6 +250,8 @@ class Engine:
             torch.manual_seed(seed)
             unet = IntegratedUNet2DConditionModel(adm=6 if family == "sdxl" else 0)
             predictor = Prediction("v_prediction" if family == "sd2v" else "epsilon")
+            if family == "flux":
+                unet, predictor = IntegratedFluxTransformer2DModel(), PredictionFlux()
             model, vae = KModel(unet, predictor), VAE(IntegratedAutoencoderKL().eval())
         self.forge_objects_original = SimpleNamespace(unet=Patcher(model), vae=vae, clip="clip")
         with_lora = SimpleNamespace(unet=Patcher(model, self.lora), vae=vae, clip="clip with LoRA")
@@ -222,7 +266,10 @@ class Engine:
         self.asked.append((list(prompts), prompts.width, prompts.height, self.forge_objects.clip))
         generator = torch.Generator().manual_seed(sum(prompts[0].encode()))
         context = torch.randn(1, 3, 5, generator=generator, device="cpu")
-        return {"crossattn": context, "vector": context.flatten(1)[:, :6]} if self.is_sdxl else context
+        parts = {"crossattn": context, "vector": context.flatten(1)[:, :6]}
+        if isinstance(self.forge_objects.unet.model.predictor, PredictionFlux):
+            return parts | {"guidance": torch.tensor([3.5])}
+        return parts if self.is_sdxl else context
 
 
 class FakeInitialModel:
@@ -237,13 +284,22 @@ def forge_model_reload():
     return chosen[0], True
 
 
-def _no_backward(*_):
+def _attention(q, k):
+    return torch.softmax(q @ k.transpose(1, 2), dim=-1) @ k
+
+
+def _own_attention(q, k):
+    assert torch.is_inference_mode_enabled(), "the host's own attention, which need not have a backward"
+    return _attention(q, k)
+
+
+def _own_spatial_attention(*_):
     raise AssertionError("the host's own attention, which need not have a backward")
 
 
 def _fake_modules():
     attention = {
-        "attention_pytorch": lambda q, k: torch.softmax(q @ k.transpose(1, 2), dim=-1) @ k,
+        "attention_pytorch": _attention,
         "pytorch_attention_single_head_spatial": lambda h: h + torch.tanh(h),
     }
     move = lambda patches, **where: moved.append(where["device"])  # noqa: E731
@@ -263,11 +319,11 @@ def _fake_modules():
         "backend.nn": {},
         "backend.nn.unet": {
             "IntegratedUNet2DConditionModel": IntegratedUNet2DConditionModel,
-            "attention_function": _no_backward,
+            "attention_function": _own_attention,
         },
         "backend.nn.vae": {
             "IntegratedAutoencoderKL": IntegratedAutoencoderKL,
-            "attention_function_single_head_spatial": _no_backward,
+            "attention_function_single_head_spatial": _own_spatial_attention,
         },
         "backend.text_processing": {},
         "backend.text_processing.classic_engine": {"last_extra_generation_params": {}},

@@ -129,19 +129,64 @@ class UNet(nn.Module):
         return self.out(self.output_blocks[0](h, emb, context)) + 0.5 * x
 
 
+class MMDiT(nn.Module):
+    patch_size = 2
+
+    def __init__(self):
+        super().__init__()
+        self.img_in, self.block, self.out = nn.Linear(16, 8), JointBlock(), nn.Linear(8, 16)
+        self.context_embedder, self.y_embedder = nn.Linear(5, 8), nn.Linear(6, 8)
+
+    def forward(self, x, t, context, y):
+        tokens = self.img_in(nn.functional.pixel_unshuffle(x, 2).flatten(2).transpose(1, 2))
+        vector = self.y_embedder(y)[:, None] + (t.view(-1, 1, 1) / 1000).to(x.dtype)
+        tokens = self.block(self.context_embedder(context), tokens, c=vector)
+        grid = self.out(tokens).transpose(1, 2).reshape(len(x), 16, x.shape[2] // 2, x.shape[3] // 2)
+        return nn.functional.pixel_shuffle(grid, 2)
+
+
+class JointBlock(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Linear(8, 8)
+
+    def forward(self, context, x, c):
+        return x + torch.tanh(self.mix(x + context.mean(1, keepdim=True) + c))
+
+
+class SD3(nn.Module):
+    """The host's `BaseModel` of SD3."""
+
+    def __init__(self):
+        super().__init__()
+        self.diffusion_model, self.model_sampling = MMDiT(), nn.Module()
+        t = torch.arange(1, 1001) / 1000
+        self.model_sampling.register_buffer("sigmas", 3 * t / (1 + 2 * t))
+
+    def forward(self, x, sigma, c_crossattn, y):
+        dtype = self.diffusion_model.out.weight.dtype
+        velocity = self.diffusion_model(x.to(dtype), sigma * 1000, context=c_crossattn.to(dtype), y=y.to(dtype))
+        return x - velocity.float() * sigma.view(-1, 1, 1, 1)
+
+
 class Model(nn.Module):
-    """`LatentDiffusion` ("sd1", "sd2v") or `DiffusionEngine` ("sdxl"), as far as the adapter sees it."""
+    """`LatentDiffusion` ("sd1", "sd2v"), `DiffusionEngine` ("sdxl") or `SD3Inferencer`, as the adapter sees it."""
 
     def __init__(self, family="sd1", *, conditioning_key="crossattn", seed=0):
         super().__init__()
         self.family, self.lowvram, self.scale_factor = family, False, 0.18215
-        self.is_sd1, self.is_sd2, self.is_sdxl, self.is_sd3 = family == "sd1", family == "sd2v", family == "sdxl", False
+        self.is_sd1, self.is_sd2, self.is_sdxl, self.is_sd3 = (family == f for f in ("sd1", "sd2v", "sdxl", "sd3"))
         self.is_sdxl_inpaint, self.parameterization = False, "v" if family == "sd2v" else "eps"
         self.sd_checkpoint_info = SimpleNamespace(model_name=f"tiny-{family}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.first_stage_model, self.model = FirstStage(), nn.Module()
-            self.model.diffusion_model = UNet(adm=6 if family == "sdxl" else 0)
+            if self.is_sd3:
+                self.model = SD3()
+                process_in, process_out = (lambda z: (z - 0.5) * 2), (lambda z: z / 2 + 0.5)
+                self.latent_format = SimpleNamespace(process_in=process_in, process_out=process_out)
+            else:
+                self.model.diffusion_model = UNet(adm=6 if family == "sdxl" else 0)
         self.model.conditioning_key = conditioning_key
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
         self.alphas_cumprod_original = (1 - betas).cumprod(0).float()
@@ -156,6 +201,8 @@ class Model(nn.Module):
         raise AssertionError("the host allows no gradient here")
 
     def apply_model(self, x, t, cond):
+        if self.is_sd3:
+            return self.model(x, t, c_crossattn=cond["crossattn"], y=cond["vector"])
         if self.family == "sdxl":
             context, y = cond["crossattn"], cond["vector"]
         else:
@@ -172,7 +219,8 @@ class Model(nn.Module):
         generator = torch.Generator().manual_seed(sum(prompts[0].encode()))
         device = self.model.diffusion_model.out.weight.device
         context = torch.randn(1, 3, 5, generator=generator, device="cpu").to(device)
-        return {"crossattn": context, "vector": context.flatten(1)[:, :6]} if self.family == "sdxl" else context
+        parts = {"crossattn": context, "vector": context.flatten(1)[:, :6]}
+        return parts if self.is_sdxl or self.is_sd3 else context
 
 
 class SdConditioning(list):

@@ -67,21 +67,24 @@ def _forward(
     weights: Weights,
     plainly: Callable[..., Tensor],
     x: Tensor,
-    temb: Tensor | None = None,
-    *others: Any,
+    *given: Any,
     **options: Any,
 ) -> Tensor:
-    """The block's forward in halves; `plainly`, its own, where no gradient is wanted or more is asked."""
+    """The block's forward in halves; `plainly`, its own, where no gradient is wanted or more is asked.
+
+    given, options: of which some kinds of block take none, and some a time embedding first."""
+    temb: Tensor | None = given[0] if given else options.get("temb")
+    others = (*given[1:], *(value for name, value in options.items() if name != "temb"))
     projection = getattr(block, "time_emb_proj", None) or getattr(block, "temb_proj", None)
     if (
         not (torch.is_grad_enabled() and x.requires_grad)
         or x.device.type not in DEVICES
-        or any(value is not None for value in (*others, *options.values()))
+        or any(value is not None for value in others)
         or (temb is not None and projection is None)
         or _is_autocast(x.device.type)
         or (weights is own_weights and not _fits(block, x))
     ):
-        return plainly(x, temb, *others, **options)
+        return plainly(x, *given, **options)
     h = half(x, block.norm1, block.conv1, weights)
     if temb is not None:
         activated = temb if getattr(block, "skip_time_act", False) else torch.nn.functional.silu(temb)

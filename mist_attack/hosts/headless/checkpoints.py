@@ -22,18 +22,20 @@ USUAL = Path("models/ldm/stable-diffusion-v1/model.ckpt")  # where Mist's own in
 DEMO = Path(__file__).parents[2] / "demo"
 
 ACCEPTED = (
-    "Accepted: a Stable Diffusion v1.x checkpoint in one .safetensors or .ckpt file, a diffusers folder of one "
-    "(unet/, vae/, text_encoder/, tokenizer/, scheduler/), the encoder of a small autoencoder (TAESD, TAESDXL, TAESD3, "
-    'TAEF1, TAEF2, TAESANA) as .pth, .safetensors or folder, or "demo".'
+    "Accepted: a Stable Diffusion 1, 2 or XL checkpoint in one .safetensors or .ckpt file, a folder in diffusers' "
+    "layout (vae/, unet/ or transformer/, scheduler/, text encoders and tokenizers) of Stable Diffusion 1, 2, XL or 3, "
+    "Flux, Flux 2, Qwen-Image or Z-Image, the encoder of a small autoencoder (TAESD, TAESDXL, TAESD3, TAEF1, TAEF2, "
+    'TAESANA) as .pth, .safetensors or folder, or "demo".'
 )
 
 SUFFIXES = ".safetensors", ".ckpt", ".pth"
 
 UNET_IN = "model.diffusion_model.input_blocks.0.0.weight"
 VAE_IN = "first_stage_model.encoder.conv_in.weight"
-TEXT_WIDTH = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 
 LIGHTNING = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
+
+_AS_A_FOLDER = "Name the folder in diffusers' layout instead"
 
 # Part of a key -> what a file with such a key is. The first match counts.
 _FOREIGN = {
@@ -43,11 +45,19 @@ _FOREIGN = {
     "string_to_param": "a textual inversion embedding",
     "control_model.": "a ControlNet",
     "controlnet_": "a ControlNet",
-    "conditioner.embedders.": "Stable Diffusion XL",
-    "joint_blocks.": "Stable Diffusion 3",
-    "double_blocks.": "Flux",
-    "cond_stage_model.model.": "Stable Diffusion 2",
+    "conditioner.embedders.0.model.": "the refiner of Stable Diffusion XL, which makes no picture from noise",
+    "edm_mean": "an XL UNet that predicts as EDM does (Playground v2.5)",
+    "joint_blocks.": f"Stable Diffusion 3. {_AS_A_FOLDER}",
+    "double_blocks.": f"Flux. {_AS_A_FOLDER}",
 }
+
+SD_V1_KIND, SD_V2_KIND, SD_XL_KIND = "sd_v1", "sd_v2", "sd_xl"
+_TEXT_ENCODERS = {
+    "cond_stage_model.transformer.": SD_V1_KIND,
+    "cond_stage_model.model.": SD_V2_KIND,
+    "conditioner.embedders.1.model.": SD_XL_KIND,
+}
+"""Where a file keeps its text encoder, and which kind of file keeps it there."""
 
 
 def find_checkpoint(requested: str | None = None) -> Path:
@@ -148,15 +158,16 @@ def _reason(error: Exception) -> str:
     return str(error).partition(".")[0].partition("\n")[0]
 
 
-def check_sd_v1(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raises CheckpointError, naming what was found, unless these are a Stable Diffusion v1.x checkpoint's tensors."""
-    found = _what_is_it(tensors)
+def kind_of(tensors: Mapping[str, Tensor], path: Path) -> str:
+    """Which of the single files that we can read it is. Raises CheckpointError, naming what was found."""
+    found = _what_else(tensors)
     if found:
-        raise CheckpointError(f"{path}: expected Stable Diffusion v1.x, found {found}. {ACCEPTED}")
+        raise CheckpointError(f"{path}: expected Stable Diffusion 1, 2 or XL, found {found}. {ACCEPTED}")
+    return next(kind for part, kind in _TEXT_ENCODERS.items() if any(key.startswith(part) for key in tensors))
 
 
-def _what_is_it(tensors: Mapping[str, Tensor]) -> str | None:
-    """Names what is not Stable Diffusion v1.x; None for what seems to be."""
+def _what_else(tensors: Mapping[str, Tensor]) -> str | None:
+    """Names what is not a whole Stable Diffusion 1, 2 or XL; None for what seems to be."""
     for part, name in _FOREIGN.items():
         if any(part in key for key in tensors):
             return name
@@ -165,9 +176,10 @@ def _what_is_it(tensors: Mapping[str, Tensor]) -> str | None:
     if tensors[UNET_IN].shape[1] != 4:
         channels = tensors[UNET_IN].shape[1]
         return f"{'an inpainting' if channels == 9 else 'a'} UNet with {channels} input channels instead of 4"
-    if TEXT_WIDTH in tensors and tensors[TEXT_WIDTH].shape[1] == 1024:
-        return "Stable Diffusion 2"
-    return None if VAE_IN in tensors else "a UNet without its VAE"
+    if VAE_IN not in tensors:
+        return "a UNet without its VAE"
+    known = any(key.startswith(tuple(_TEXT_ENCODERS)) for key in tensors)
+    return None if known else "a UNet without its text encoder"
 
 
 def _fragment(tensors: Mapping[str, Tensor]) -> str:

@@ -25,7 +25,7 @@ def load(checkpoint: Path, device: torch.device | None = None, dtype: torch.dtyp
 
 
 def is_autoencoder_alone(checkpoint: Path) -> bool:
-    """No UNet beside it, as far as names and small files tell: textural is all that it can do."""
+    """No denoiser beside it, as far as names and small files tell: textural is all that it can do."""
     if tiny.is_tiny(checkpoint):
         return True
-    return checkpoint.is_dir() and not (checkpoint / "unet").is_dir()
+    return checkpoint.is_dir() and not any((checkpoint / part).is_dir() for part in ("unet", "transformer"))

@@ -30,7 +30,7 @@ def flags():
 @pytest.fixture
 def textural_only():
     """A checkpoint whose denoising loss is not ours."""
-    return "flux"
+    return "inpaint"
 
 
 @pytest.fixture

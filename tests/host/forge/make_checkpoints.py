@@ -59,6 +59,15 @@ FLUX = {
     "qkv_bias": True,
     "guidance_embed": True,
 }
+SD3 = {
+    "in_channels": 16,
+    "depth": 1,
+    "input_size": None,
+    "adm_in_channels": 64 + 256,
+    "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 64}},
+    "num_patches": 32**2,
+    "pos_embed_max_size": 32,
+}
 HEADS = {"num_heads": 4, "num_head_channels": -1}
 EXACT_UNET = {
     **UNET,
@@ -82,6 +91,7 @@ def families():
     """Name -> (Forge's class and folder, text encoders by folder, class attributes)."""
     sd1, sd2 = "runwayml/stable-diffusion-v1-5", "stabilityai/stable-diffusion-2-1"
     sdxl, flux = "stabilityai/stable-diffusion-xl-base-1.0", "black-forest-labs/FLUX.1-dev"
+    sd3 = "stabilityai/stable-diffusion-3-medium-diffusers"
     heads = {"unet_extra_config": HEADS}
     return {
         "sd1": ("SD15", sd1, {"text_encoder": CLIP_L}, {"unet_config": known_by(UNET), **heads}),
@@ -98,6 +108,12 @@ def families():
             {"text_encoder": CLIP_L, "text_encoder_2": T5},
             {"unet_extra_config": FLUX, "required_keys": ["small"]},
         ),
+        "sd3": (
+            "SD3",
+            sd3,
+            {"text_encoder": CLIP_L, "text_encoder_2": CLIP_G, "text_encoder_3": T5},
+            {"required_keys": ["small"]},
+        ),
     }
 
 
@@ -108,6 +124,9 @@ def write_families(forge, data):
         for part, changes in {"vae": VAE, **texts}.items():
             file = folder / part / "config.json"
             file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+        if name == "sd3":  # whose own is a sentencepiece model, which not every protobuf can read
+            shutil.rmtree(folder / "tokenizer_3")
+            shutil.copytree(data / "families" / "flux" / "tokenizer_2", folder / "tokenizer_3")
         attributes = {"base": base, "huggingface_repo": str(folder), **attributes}
         (folder / "family.json").write_text(json.dumps(attributes))
 
@@ -125,7 +144,10 @@ def clip(config):
 def t5(folder):
     from backend.nn.t5 import IntegratedT5
 
-    return IntegratedT5(json.loads((folder / "config.json").read_text()))
+    text = IntegratedT5(json.loads((folder / "config.json").read_text()))
+    for parameter in text.parameters():  # which the host leaves as the memory was
+        parameter.data.fill_(1) if parameter.ndim == 1 else parameter.data.normal_(0, 0.05)
+    return text
 
 
 def autoencoder(folder):
@@ -152,6 +174,16 @@ def modules_of(name, folder):
             "text_encoders.clip_l.transformer.": clip(CLIP_L),
             "text_encoders.t5xxl.": t5(folder / "text_encoder_2"),
         }
+    if name == "sd3":
+        from backend.nn.mmditx import MMDiTX
+
+        return {
+            "model.diffusion_model.": MMDiTX(**SD3),
+            "first_stage_model.": vae,
+            "text_encoders.clip_l.transformer.": clip(CLIP_L),
+            "text_encoders.clip_g.transformer.": clip(CLIP_G),
+            "text_encoders.t5xxl.": t5(folder / "text_encoder_3"),
+        }
     texts = {
         "sd1": {"cond_stage_model.transformer.": clip(CLIP_L)},
         "sd2v": {"cond_stage_model.model.transformer.": clip(CLIP_G)},
@@ -176,6 +208,23 @@ def save(modules, file, dtype=None):
     save_file(tensors, file)
 
 
+def save_quantised(source, file):
+    """The transformer's weights in eight bits, as GGUF has them; the rest as it is."""
+    import gguf
+    from safetensors.numpy import load_file
+
+    writer = gguf.GGUFWriter(file, "flux")
+    for name, values in load_file(source).items():
+        kind = gguf.GGMLQuantizationType.F32
+        if name.startswith("model.diffusion_model.") and values.ndim == 2:
+            kind = gguf.GGMLQuantizationType.Q8_0
+        writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def small(forge, data):
     import torch
     from safetensors.torch import save_file
@@ -186,6 +235,12 @@ def small(forge, data):
     for name in families():
         torch.manual_seed(len(name))
         save(modules_of(name, data / "families" / name), checkpoints / f"{name}.safetensors")
+    inpaint = {
+        **modules_of("sd1", data / "families" / "sd1"),
+        "model.diffusion_model.": unet({**UNET, "in_channels": 9}),
+    }
+    save(inpaint, checkpoints / "inpaint.safetensors")
+    save_quantised(checkpoints / "flux.safetensors", checkpoints / "flux-q8.gguf")
     (checkpoints / "sd2v.yaml").write_text("model: {params: {parameterization: v}}")
     (data / "models" / "Lora").mkdir()
     save_file(lora(), data / "models" / "Lora" / "left.safetensors")

@@ -63,7 +63,9 @@ class Webui:
         return answer
 
     def load(self, checkpoint):
-        self.post("/sdapi/v1/options", {"sd_model_checkpoint": f"{checkpoint}.safetensors"})
+        """By its name without the suffix of the usual kind."""
+        name = checkpoint if Path(checkpoint).suffix else f"{checkpoint}.safetensors"
+        self.post("/sdapi/v1/options", {"sd_model_checkpoint": name})
 
     def reload_ui(self):
         """As the button at the foot of the page does."""

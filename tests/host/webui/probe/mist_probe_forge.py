@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import backend.loader
 import backend.nn.unet
 import backend.nn.vae
+import torch
 from backend import attention, stream
 from backend.text_processing import classic_engine
 from huggingface_guess import model_list
@@ -19,6 +21,12 @@ def modules(model):
 def denoiser(model):
     """Whose `apply_model` is the UNet."""
     return model.forge_objects.unet.model
+
+
+@torch.inference_mode()
+def denoised(model, noised, sigma, conditioning):
+    """As its samplers ask for it."""
+    return denoiser(model).apply_model(noised, sigma, transformer_options={}, **conditioning)
 
 
 def borrowed():
@@ -47,5 +55,19 @@ def know_small_families():
             model_list.models.insert(0, type(f"Small{base.__name__}", (base,), attributes))
 
 
+def read_small_gguf():
+    """One file for all: Forge itself takes autoencoder and text encoders of full size from files of their own."""
+    read = backend.loader.load_torch_file
+
+    def load_torch_file(path, *arguments, **options):
+        return {
+            name: value if name.startswith("model.diffusion_model.") else value.as_subclass(torch.Tensor).clone()
+            for name, value in read(path, *arguments, **options).items()
+        }
+
+    backend.loader.load_torch_file = load_torch_file
+
+
 know_small_families()
+read_small_gguf()
 ROUTES = (use_attention,)

@@ -5,7 +5,7 @@ import hashlib
 import mist_probe_device  # noqa: F401  # first: it may choose the device
 import numpy as np
 import torch
-from mist_probe_gradients import differences, run
+from mist_probe_gradients import differences, predicted, run
 from modules import call_queue, images, postprocessing, script_callbacks, scripts, shared
 from pydantic import BaseModel
 
@@ -28,6 +28,10 @@ def gradient_digest(low_vram: bool = False, file: str = ""):
     if file:
         np.save(file, gradient.numpy())
     return {"norm": float(gradient.norm()), "digest": hashlib.sha256(gradient.numpy().tobytes()).hexdigest()}
+
+
+def check_sds():
+    return predicted(lambda *given: host.denoised(shared.sd_model, *given))
 
 
 def state():
@@ -137,7 +141,16 @@ def extras(job: ExtrasJob):
 
 def routes(_, app):
     app.add_api_route("/mist_probe/extras", extras, methods=["POST"])
-    for function in (check_gradient, gradient_digest, state, fail_at, last_comments, reload_ui, *host.ROUTES):
+    for function in (
+        check_gradient,
+        check_sds,
+        gradient_digest,
+        state,
+        fail_at,
+        last_comments,
+        reload_ui,
+        *host.ROUTES,
+    ):
         app.add_api_route(f"/mist_probe/{function.__name__}", function, methods=["GET"])
 
 
