@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import skimage.data
@@ -37,6 +38,8 @@ class DemoFlow(diffusers.DiffusersSurrogate):
     Untaught it is the demo model: of noised = (1 - sigma) * latents + sigma * noise the velocity is
     (noise - noised) / (1 - sigma), and the variance-preserving latents that the UNet takes are these, scaled.
     """
+
+    unet: Any
 
     def __init__(self, demo: diffusers.DiffusersSurrogate) -> None:
         vars(self).update(vars(demo))
