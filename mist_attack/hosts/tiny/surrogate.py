@@ -40,6 +40,7 @@ class TinySurrogate:
     ) -> None:
         self.name, self.family, self.device, self.sigmas = name, family, device, torch.empty(0, device=device)
         self.noising: Noising = Added()
+        self.differentiable = False
         self.scale, self.shift = scale, shift
         self.encoder = _filled(family, "encoder", encoder)
         self.decoder = None if decoder is None else _filled(family, "decoder", decoder)
