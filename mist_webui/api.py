@@ -1,4 +1,5 @@
-"""`POST /mist/v1/protect` and `GET /mist/v1/info`, in the web UI's own API style, queue and authentication."""
+"""`POST /mist/v1/protect` and `/mist/v1/evaluate`, `GET /mist/v1/info`, in the web UI's own API style, queue and
+authentication."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ from modules import call_queue, progress, shared
 from pydantic import BaseModel, Field
 
 from mist_attack import __version__
-from mist_attack.errors import BudgetError, CheckpointError, GradientError, MistError, SettingsError, quoted
+from mist_attack.errors import BudgetError, CheckpointError, GradientError, MistError, SettingsError, Stop, quoted
+from mist_attack.evaluation.page.writing import page
+from mist_attack.evaluation.words import as_text
 from mist_attack.hosts.detect import loaded_model
 from mist_attack.needs import possible
 from mist_attack.pictures.reading import Picture
@@ -23,7 +26,7 @@ from mist_attack.settings import preset_descriptions
 from mist_attack.surrogate import out_of_memory
 from mist_attack.targets import target_names
 
-from . import infotext, options, pictures
+from . import evaluating, infotext, options, pictures
 from .jobs import Outcome, checked_size, protect_picture
 
 BAD_REQUEST, CONFLICT, TOO_LARGE, NOT_A_REQUEST, OUR_FAULT = 400, 409, 413, 422, 500
@@ -45,7 +48,21 @@ class ProtectRequest(BaseModel, extra="allow"):  # what is unknown is refused in
     force_task_id: str = Field(default="", title="Task id", description="To be asked for at /internal/progress.")
 
 
-REQUEST_FIELDS = tuple(ProtectRequest.__annotations__)
+class EvaluateRequest(BaseModel, extra="allow"):
+    original: str = Field(title="Original", description="A picture as base64 or as a data: URI; never a URL.")
+    protected: str = Field(title="Protected", description="As `original`, of the same size.")
+    target: str = Field(default="", title="Target picture", description="As `original`; in place of a named pattern.")
+    settings: dict[str, Any] = Field(
+        default_factory=dict, title="Settings", description="Of the controls: prompt, target, working_size, seed."
+    )
+    include_page: bool = Field(default=False, title="Include the page", description="With the pictures in it.")
+    force_task_id: str = Field(default="", title="Task id", description="To be asked for at /internal/progress.")
+
+
+class EvaluateResponse(BaseModel):
+    words: str = Field(title="Words", description="What the protection is worth, then the figures, as text.")
+    results: dict[str, Any] = Field(title="Results", description="All figures with their intervals.")
+    page: str = Field(default="", title="Page", description="HTML in one file, where asked for.")
 
 
 class ProtectResponse(BaseModel):
@@ -69,6 +86,7 @@ def on_app_started(_: Any, app: FastAPI) -> None:
     if not (shared.cmd_opts.api or shared.cmd_opts.nowebui):
         return
     _add_route(app, "/mist/v1/protect", protect, "POST", ProtectResponse)
+    _add_route(app, "/mist/v1/evaluate", evaluate, "POST", EvaluateResponse)
     _add_route(app, "/mist/v1/info", info, "GET", InfoResponse)
 
 
@@ -128,12 +146,28 @@ def protect(request: ProtectRequest) -> ProtectResponse:
         return _answer(outcome, picture, with_difference=request.include_difference)
 
 
-def _refuse_unknown(request: ProtectRequest) -> None:
+def evaluate(request: EvaluateRequest) -> EvaluateResponse:
+    """Judge a protection by the model now loaded. Progress and stop as for /mist/v1/protect."""
+    with _http_errors():
+        _refuse_unknown(request)
+        settings = options.settings_from(request.settings, "default")
+        before, after = (
+            pictures.as_pil(pictures.decoded(name, getattr(request, name))) for name in ("original", "protected")
+        )
+        target = pictures.as_pil(pictures.decoded("target", request.target)) if request.target else None
+        with _queued(_task(request.force_task_id)):
+            found, pair = evaluating.evaluate(before, after, settings, target)
+        made = page(found, [pair]) if request.include_page else ""
+        return EvaluateResponse(words=as_text(found), results=found, page=made)
+
+
+def _refuse_unknown(request: ProtectRequest | EvaluateRequest) -> None:
     """A setting beside `settings` would go unheard."""
     given = getattr(request, "model_extra", None) or vars(request)  # pydantic 2, or 1
-    unknown = [quoted(name) for name in given if name not in REQUEST_FIELDS]
+    fields = type(request).__annotations__
+    unknown = [quoted(name) for name in given if name not in fields]
     if unknown:
-        known = ", ".join(REQUEST_FIELDS)
+        known = ", ".join(fields)
         raise SettingsError(f"Unknown field {unknown[0]}. Known: {known}; controls go into settings.")
 
 
@@ -197,7 +231,7 @@ def _http_errors() -> Iterator[None]:
     for a result that is not within its budget."""
     try:
         yield
-    except (CheckpointError, GradientError) as error:
+    except (CheckpointError, GradientError, Stop) as error:
         raise HTTPException(status_code=CONFLICT, detail=str(error)) from error
     except BudgetError as error:
         raise HTTPException(status_code=OUR_FAULT, detail=str(error)) from error

@@ -9,17 +9,20 @@ import gradio as gr
 from modules import call_queue, infotext_utils, shared
 from PIL import Image, ImageChops, ImageOps
 
-from mist_attack.budget import to_levels
-from mist_attack.errors import MistError, PictureError
+from mist_attack.budget import to_levels, to_unit
+from mist_attack.errors import MistError, PictureError, Stop
+from mist_attack.evaluation.results import as_json, sheet
+from mist_attack.evaluation.words import as_text
 from mist_attack.gallery.naming import Work
 from mist_attack.pictures.masks import as_mask
+from mist_attack.pictures.reading import to_u8
 from mist_attack.settings import Settings
 
-from . import controls, folder, gradio_versions, infotext, options, saving
+from . import controls, evaluating, folder, gradio_versions, infotext, options, saving
 from .jobs import Outcome, checked_size, in_colour, protect_picture
 
-PICTURE = 0
-"""The first of the sources; the other is a directory."""
+PICTURE, EVALUATED = 0, 2
+"""Of the sources, the first and the last; between them is a directory."""
 PAINTED, NOT_PAINTED = "Protect what is painted", "Protect what is not painted"
 
 
@@ -29,7 +32,7 @@ def on_ui_tabs() -> list[tuple[gr.Blocks, str, str]]:
         asked = [gr.Textbox(visible=False), gr.Number(value=PICTURE, visible=False, precision=0)]
         with gr.Row(equal_height=False):
             with gr.Column(variant="compact"):
-                sources = _sources()
+                sources, judged = _sources()
                 with gr.Column(elem_id="mist_settings"):
                     widgets = controls.create("tab")
                     common = _common_inputs()
@@ -37,10 +40,13 @@ def on_ui_tabs() -> list[tuple[gr.Blocks, str, str]]:
                 buttons = _buttons()
                 outputs = _results()
         _connect(*buttons, [*asked, *sources, *common, *widgets.values()], outputs)
+        evaluate, *pair = judged
+        _connect_evaluation(evaluate, [*asked, *pair, *widgets.values()], outputs)
     return [(tab, "Mist", "mist_tab")]
 
 
-def _sources() -> list[Any]:
+def _sources() -> tuple[list[Any], list[Any]]:
+    """What is protected; and the button that evaluates, with its two pictures."""
     with gr.Tabs(elem_id="mist_sources"):
         with gr.TabItem("Picture", elem_id="mist_source_picture"):
             options = {"label": "Picture", "show_label": False, "elem_id": "mist_picture", "height": 420}
@@ -55,10 +61,17 @@ def _sources() -> list[Any]:
             deep = gr.Checkbox(value=False, label="Also the folders in it", elem_id="mist_folder_deep")
             count = gr.HTML(elem_id="mist_folder_count")
             gr.HTML("Left empty, the output directory is 'mist' inside the input directory. Originals are not touched.")
+        with gr.TabItem("Evaluate", elem_id="mist_source_evaluate"):
+            before = gradio_versions.picture(label="Original", elem_id="mist_evaluate_before", height=240)
+            after = gradio_versions.picture(
+                label="Protected, of the same size", elem_id="mist_evaluate_after", height=240
+            )
+            gr.HTML("What the loaded model makes of both, and what is left after JPEG, reductions and filters.")
+            evaluate = gr.Button("Evaluate", variant="primary", elem_id="mist_evaluate")
     named = [source, destination, deep]
     for event in (source.blur, source.submit, destination.blur, destination.submit, deep.change):
         event(fn=_counted, inputs=named, outputs=[count], show_progress=False)
-    return [*canvas, mode, mask, *named]
+    return [*canvas, mode, mask, *named], [evaluate, before, after]
 
 
 def _common_inputs() -> list[Any]:
@@ -113,6 +126,31 @@ def _connect(protect: Any, interrupt: Any, inputs: list[Any], outputs: list[Any]
     interrupt.click(fn=lambda: shared.state.interrupt(), inputs=[], outputs=[], queue=False)
 
 
+def _connect_evaluation(evaluate: Any, inputs: list[Any], outputs: list[Any]) -> None:
+    queued = call_queue.wrap_gradio_gpu_call(_evaluate, extra_outputs=[None, ""])
+    gradio_versions.on_click(evaluate, queued, js="mist_submit", inputs=inputs, outputs=outputs)
+
+
+def _evaluate(task: str, chosen: int, before: Any, after: Any, *values: Any) -> list[Any]:
+    """Gallery, report and log."""
+    try:
+        if before is None or after is None:
+            raise PictureError("Choose two pictures first: the original, and the protected one of the same size.")
+        found, pair = evaluating.evaluate(before, after, controls.settings_from(values))
+    except (MistError, Stop) as error:
+        return [None, "", f"<div class='error'>{html.escape(str(error))}</div>"]
+    made = pair.judgements[0].pictures
+    return [[Image.fromarray(to_u8(to_unit(sheet(made))))] if made else None, _evaluation_of(found), ""]
+
+
+def _evaluation_of(found: dict[str, Any]) -> str:
+    first, *rest = as_text(found).splitlines()
+    return (
+        f"<p>{html.escape(first)}</p><pre class='mist-report'>{html.escape(chr(10).join(rest).strip())}</pre>"
+        f"<details><summary>JSON</summary><pre class='mist-report'>{html.escape(as_json(found))}</pre></details>"
+    )
+
+
 def _protect(
     task: str,
     chosen: int,
@@ -132,6 +170,8 @@ def _protect(
     try:
         settings = controls.settings_from(values)
         output = {"target": target, "output_size": checked_size(size)}
+        if chosen == EVALUATED:
+            raise PictureError("Choose what to protect: a picture, or a directory. Evaluate has a button of its own.")
         if chosen == PICTURE:
             return _protect_picture(gradio_versions.painted(canvas, drawn), mode, mask, settings, save, output)
         return _protect_folder(_works_in(source, destination, deep), settings, output)

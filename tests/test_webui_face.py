@@ -406,3 +406,41 @@ def test_a_prompt_is_one_value_in_infotext_and_goes_with_the_others(prompt):
     text = face.infotext.appended("a cat\nSeed: 5", keys)
     assert webui_face.parsed(text)["Mist prompt"] == prompt and "Mist error" not in webui_face.parsed(text)
     assert face.infotext.without(face.infotext.OURS, text) == "a cat\nSeed: 5"
+
+
+def judged(**body):
+    moved = Image.fromarray(np.asarray(painting()) ^ 4)
+    request = {"original": encoded(painting()), "protected": encoded(moved)} | body
+    return face.api.evaluate(face.api.EvaluateRequest(**request))
+
+
+def test_the_api_evaluates_by_the_loaded_model(shared):
+    answer = judged(include_page=True)
+    (pair,) = answer.results["pairs"]
+    assert pair["visibility"]["linf_levels"] == 4 and answer.results["verdicts"][0]["words"] in answer.words
+    assert pair["models"][0]["views"]["whole"]["survival"]["half"]["share_left"]["value"] > 0
+    assert answer.page.startswith("<!DOCTYPE html>") and shared.state.job == "" and json.dumps(answer.results)
+    assert judged().page == ""
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"protected": "http://127.0.0.1/a.png"}, "base64"),
+        ({"protected": encoded(painting())}, "equal"),
+        ({"protected": encoded(painting().resize((40, 40)))}, "one size"),
+        ({"settings": {"strenght": 1}}, "Unknown control"),
+        ({"strength": 1}, "Unknown field"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(shared, body, words):
+    with pytest.raises(webui_face.HTTPException) as raised:
+        judged(**body)
+    assert raised.value.status_code == 400 and words in raised.value.detail and shared.state.job == ""
+
+
+def test_an_evaluation_that_is_interrupted_judges_nothing(shared):
+    shared.state.interrupted = True
+    with pytest.raises(webui_face.HTTPException) as raised:
+        judged()
+    assert raised.value.status_code == 409 and "interrupted" in raised.value.detail

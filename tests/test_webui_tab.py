@@ -273,3 +273,29 @@ def test_every_text_of_the_page_is_translated(language):
         "Paint a mask",
     }  # the latter in Forge
     assert all(translated.values())
+
+
+# Evaluate
+
+
+def evaluated(before, after):
+    return face.tab._evaluate("task", 2, before, after, QUICK)
+
+
+def test_the_tab_evaluates_two_pictures_in_words_first(shared):
+    moved = Image.fromarray(np.asarray(painting()) ^ 4)
+    gallery, report, log = evaluated(painting(), moved)
+    assert log == "" and gallery[0].width == 2 * 64
+    assert report.startswith("<p>") and "times as far from the original as random noise" in report.split("</p>")[0]
+    assert "Changed by at most 4 levels" in report and "share_left" in report.split("<details>")[1]
+
+
+@pytest.mark.parametrize(("after", "words"), [(None, "two pictures first"), (painting(), "equal")])
+def test_the_tab_says_what_it_cannot_evaluate(after, words):
+    gallery, report, log = evaluated(painting(), after)
+    assert gallery is None and report == "" and words in log
+
+
+def test_protect_does_nothing_while_evaluate_is_chosen():
+    gallery, _, log = in_the_tab(painting(), chosen=face.tab.EVALUATED)
+    assert gallery is None and "Choose what to protect" in log
