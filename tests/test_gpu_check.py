@@ -76,7 +76,7 @@ def test_every_way_of_a_step_is_measured_on_the_full_architecture(request_, monk
 
 
 def test_pictures_are_whole_or_reckoned_from_fewer_steps(request_, monkeypatch):
-    monkeypatch.setattr(pictures, "preset_descriptions", lambda: {"quick": "", "default": ""})
+    monkeypatch.setattr(pictures, "preset_descriptions", lambda: {"quick": "", "gentle": ""})
     monkeypatch.setattr(pictures, "SIDES", {True: (64,)})
     seconds = iter([1.0, 8.0, 2.0] * 2)
     monkeypatch.setattr(pictures, "waited", lambda device, call: next(seconds))
