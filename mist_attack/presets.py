@@ -29,6 +29,11 @@ def preset_controls(name: str) -> dict[str, Any]:
     return presets[name].get("controls", {})
 
 
+def usual(name: str, otherwise: Any) -> Any:
+    """Of a control where nobody asks for another preset, in people's units; `otherwise` where the preset is silent."""
+    return preset_controls(DEFAULT).get(name, otherwise)
+
+
 def node_presets() -> dict[str, dict[str, Any]]:
     """What a node offers, and what each fills. There "default" fills nothing, as workflows that were saved before
     November 2026 mean it, and what the other faces call so is BALANCED."""

@@ -14,9 +14,10 @@ from fakes.command import draw, files, levels_of, mist, toy_model  # noqa: F401
 from PIL import Image
 
 from mist_attack.command.main import main
-from mist_attack.controls import CONTROLS
+from mist_attack.controls import BY_NAME, CONTROLS, controls_from
 from mist_attack.gallery import run, task
 from mist_attack.hosts.headless import checkpoints
+from mist_attack.settings import resolve
 
 DEMO = checkpoints.DEMO / "seed0"
 pytestmark = pytest.mark.usefixtures("toy_model")
@@ -36,6 +37,16 @@ def test_protects_files_and_folders_and_reports(capsys):
     assert rows[0]["report"]["budget_used_levels"] == moved.max()
     assert rows[0]["report"]["settings"]["steps"] == 2
     assert "a.png: PSNR" in capsys.readouterr().out
+
+
+def test_help_says_what_counts_where_nobody_asks(capsys):
+    with pytest.raises(SystemExit):
+        mist("protect", "--help")
+    said = " ".join(capsys.readouterr().out.split())
+    for name, value in controls_from(resolve()).items():
+        control = BY_NAME[name]
+        if "command" in control.faces:
+            assert f"{control.explained('command')} (default {control.shown(value)})" in said, name
 
 
 def test_the_file_says_what_was_done_to_it_without_paths():

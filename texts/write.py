@@ -19,7 +19,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from mist_attack.control import Control, Face  # noqa: E402
 from mist_attack.controls import BY_NAME, CONTROLS  # noqa: E402
-from mist_attack.presets import node_presets  # noqa: E402
+from mist_attack.presets import node_presets, usual  # noqa: E402
 
 LANGUAGES = {"zh": "zh_CN", "ja": "ja_JP"}
 """ComfyUI's name of a language, and the web UI's."""
@@ -167,7 +167,11 @@ def _table(face: Face, columns: str, cells: Callable[[Control], list[str]]) -> l
 
 def _flag_rows() -> list[str]:
     def cells(known: Control) -> list[str]:
-        return [f"{known.title}: {known.explained('command')}", f"`{known.flag}`", known.shown(known.default)]
+        return [
+            f"{known.title}: {known.explained('command')}",
+            f"`{known.flag}`",
+            known.shown(usual(known.name, known.default)),
+        ]
 
     return _table("command", "What you choose | Flag | Default", cells)
 

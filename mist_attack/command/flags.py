@@ -10,6 +10,7 @@ from .. import __version__
 from ..control import Control
 from ..controls import BY_NAME
 from ..errors import SettingsError
+from ..presets import usual
 
 FORMATS = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}
 BENCH_PARTS = (
@@ -143,7 +144,8 @@ def _add_own_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_control(group: argparse._ActionsContainer, control: Control) -> None:
-    words, help = _flags_of(control), f"{control.explained('command')} (default {control.shown(control.default)})"
+    default = control.shown(usual(control.name, control.default))
+    words, help = _flags_of(control), f"{control.explained('command')} (default {default})"
     if control.kind is bool:
         group.add_argument(*words, action=argparse.BooleanOptionalAction, default=None, help=help)
     else:
