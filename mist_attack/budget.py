@@ -208,7 +208,7 @@ class _Tone:
     def __init__(self, room: Tensor, weight: Tensor | float = 1.0) -> None:
         self.room, self.weight = room, weight
         self.count = room.sum(dim=(2, 3), keepdim=True).clamp(min=1)
-        self.held = (room * weight).sum(dim=(2, 3), keepdim=True)
+        self.held = (room.to(torch.float32) * weight).sum(dim=(2, 3), keepdim=True)
 
     def shift(self, delta: Tensor) -> Tensor:
         """(1, 3, 1, 1)"""

@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,6 +88,8 @@ def jpeg(quality: int) -> Transform:
     return apply
 
 
+EXACT: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+"""Of tensors that are made here, whatever the host's defaults are."""
 TO_YCC = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 LUMA_TABLE = torch.tensor(
     [
@@ -147,10 +150,10 @@ def _separable(pictures: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 @lru_cache(maxsize=1)
 def _dct() -> Tensor:
     """The orthonormal DCT-II of 8 values."""
-    k = torch.arange(8.0)
+    k = torch.arange(8, **EXACT)
     cosines = torch.cos((2 * k[None] + 1) * k[:, None] * math.pi / 16) / 2
     cosines[0] /= math.sqrt(2)
-    return cosines
+    return cosines.float()
 
 
 def _there_and_back(length: int, share: float) -> Tensor:
@@ -162,19 +165,19 @@ def _lanczos(outputs: int, inputs: int, lobes: int = 3) -> Tensor:
     """(outputs, inputs): a row of weights for each output, as Pillow resamples."""
     scale = inputs / outputs
     stretch = max(scale, 1.0)
-    centres = (torch.arange(outputs, dtype=torch.float64)[:, None] + 0.5) * scale
-    offsets = (torch.arange(inputs, dtype=torch.float64)[None] + 0.5 - centres) / stretch
+    centres = (torch.arange(outputs, **EXACT)[:, None] + 0.5) * scale
+    offsets = (torch.arange(inputs, **EXACT)[None] + 0.5 - centres) / stretch
     weights = torch.sinc(offsets) * torch.sinc(offsets / lobes) * (offsets.abs() < lobes)
     return (weights / weights.sum(1, keepdim=True)).float()
 
 
 def _halving(length: int) -> Tensor:
-    return torch.eye(length // 2).repeat_interleave(2, 1) / 2
+    return torch.eye(length // 2, **EXACT).repeat_interleave(2, 1).float() / 2
 
 
 def _doubling(length: int) -> Tensor:
     """As libjpeg's triangle filter: three parts of the nearer value, one of the next."""
-    nearer = torch.eye(length).repeat_interleave(2, 0)
-    places = torch.arange(2 * length)
+    same = torch.eye(length, **EXACT)
+    places = torch.arange(2 * length, device="cpu")
     following = (places // 2 + places % 2 * 2 - 1).clamp(0, length - 1)
-    return 0.75 * nearer + 0.25 * torch.eye(length)[following]
+    return (0.75 * same.repeat_interleave(2, 0) + 0.25 * same[following]).float()

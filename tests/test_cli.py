@@ -278,7 +278,7 @@ def test_a_dry_run_opens_the_headers_and_speaks_of_strength(capsys):
     said = capsys.readouterr()
     for name in ("words.png", "cut.png", "two.gif"):
         assert said.err.count(f"would fail: in/{name}: ") == said.err.count(f"in/{name}") == 1
-    assert "strength 8," in said.out and "step 1," in said.out and "fusion weight 2," in said.out
+    assert "strength 8," in said.out and "step 9," in said.out and "fusion weight 2," in said.out
     assert "epsilon" not in said.out and "2 picture(s)" in said.out
     Path("in/a.mask.png").write_bytes(b"words")
     assert mist("protect", "in/a.png", "in/alpha.png", "--out", "out", "--dry-run", "--format", "jpeg") == 1

@@ -68,7 +68,7 @@ def test_a_bar_for_each_picture_where_somebody_looks(comfy, other, monkeypatch, 
     assert protect(comfy, other, words=["--force"]) == 0
     shown = capsys.readouterr().err
     for index in range(4):
-        steps = [int(step) for step in re.findall(rf"{index}\.png: +\d+%\|[^|]*\| (\d+)/100", shown)]
+        steps = [int(step) for step in re.findall(rf"{index}\.png: +\d+%\|[^|]*\| (\d+)/15", shown)]
         assert len(set(steps)) > 2 and steps == sorted(steps)
 
 

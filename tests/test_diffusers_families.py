@@ -10,7 +10,7 @@ import pytest
 import torch
 from einops import rearrange
 from fakes import pipelines
-from records import record
+from family_records import record
 
 from mist_attack.errors import CheckpointError
 from mist_attack.hosts.headless import diffusers, memory

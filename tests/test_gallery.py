@@ -29,6 +29,7 @@ from mist_attack.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("toy_model")
 QUICK = ("--steps", 1)
+OLD = ("--preset", "mist", "--keep-tone")  # what the default was until November 2026
 
 
 def rows(folder="out", part=""):
@@ -605,7 +606,7 @@ CHOSEN = ["--preset", "quick", "--steps", 2, "--strength", 7.3, "--target", "rin
 
 
 @pytest.mark.parametrize(
-    ("out", "words"), [("plain", ["in", "--steps", 1]), ("chosen", ["in/a.png", *CHOSEN])], ids=str
+    ("out", "words"), [("plain", ["in", "--steps", 1, *OLD]), ("chosen", ["in/a.png", *CHOSEN])], ids=str
 )
 def test_a_gallery_that_an_earlier_version_has_finished_stays_so(out, words, computed, tmp_path):
     shutil.copytree(FINISHED, tmp_path, dirs_exist_ok=True)
@@ -624,7 +625,7 @@ def test_a_setting_that_a_later_version_adds_leaves_finished_galleries_alone(com
     for stripes, done in ((0, []), (3, ["a.png", "b.png"])):
         made = functools.partial(later, stripes=stripes)
         monkeypatch.setattr(controls, "Settings", made)
-        assert mist("protect", "in", "--out", "plain", "--steps", 1) == 0
+        assert mist("protect", "in", "--out", "plain", "--steps", 1, *OLD) == 0
         assert sorted(computed) == done
 
 

@@ -76,7 +76,7 @@ def test_every_way_of_a_step_is_measured_on_the_full_architecture(request_, monk
 
 
 def test_pictures_are_whole_or_reckoned_from_fewer_steps(request_, monkeypatch):
-    monkeypatch.setattr(pictures, "preset_descriptions", lambda: {"quick": "", "default": ""})
+    monkeypatch.setattr(pictures, "preset_descriptions", lambda: {"quick": "", "gentle": ""})
     monkeypatch.setattr(pictures, "SIDES", {True: (64,)})
     seconds = iter([1.0, 8.0, 2.0] * 2)
     monkeypatch.setattr(pictures, "waited", lambda device, call: next(seconds))
@@ -89,7 +89,7 @@ def test_pictures_are_whole_or_reckoned_from_fewer_steps(request_, monkeypatch):
 def test_the_tests_that_know_devices_run_on_this_one(request_, monkeypatch):
     monkeypatch.setenv("PYTEST_ADDOPTS", "-k 'toy and (name or latents)' -p no:xdist")
     rows = list(suite.rows(request_))
-    assert rows[0] == {"what": "passed", "tests": 2} and not any(map(check.failed, rows))
+    assert rows[0] == {"what": "passed", "tests": 4} and not any(map(check.failed, rows))
 
 
 def test_what_failed_there_is_named(tmp_path):

@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 class Pooled:
     """Latents are the means of blocks of a picture; its decoder makes them a little darker."""
 
-    device, sigmas = CPU, torch.empty(0)
+    device, sigmas, differentiable = CPU, torch.empty(0), False
 
     def __init__(self, name="pooled", block=8, decodes=True):
         self.name, self.block, self.decodes = name, block, decodes

@@ -38,7 +38,7 @@ def packed(path, names):
 
 def test_the_wheel_is_the_package_with_its_data_and_nothing_else(release, wheel):
     sizes = release.check(wheel, release.WHEEL)
-    data = {".py", ".json", ".yaml", ".safetensors", ".md"}
+    data = {".py", ".json", ".yaml", ".safetensors", ".md", ".html", ".css", ".js"}
     ours = {name for name in release.tracked("mist_attack") if Path(name).suffix in data}
     assert {name for name in sizes if not name.split("/")[0].endswith(".dist-info")} == ours
     assert f"-{__version__}-" in wheel.name

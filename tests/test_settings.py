@@ -50,7 +50,7 @@ def test_every_control_reaches_a_setting():
     changed = Controls(
         strength=3, steps=5, step=2, step_decay=True, objective="semantic", fusion_weight=2, gradient="sds",
         momentum=0.5, direction="descent", view="tiles", working_size=256, keep_tone=False, prompt="x", target="rings",
-        low_vram=True, seed=1, budget="l2", rms=3, hiding=1, chroma=0.5, transforms="web",
+        low_vram=True, seed=1, budget="l2", rms=3, hiding=1, chroma=0.5, transforms="web", autoencoder="small",
     )  # fmt: skip
     differing = [f.name for f in dataclasses.fields(Settings) if getattr(changed.settings(), f.name) != f.default]
     assert set(differing) == {f.name for f in dataclasses.fields(Settings)} - {"random_start"}

@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def taesd(monkeypatch, tmp_path):
-    """As the web UI's own module: downloads what is not there, keeps what it has loaded, in the host's precision."""
+    """As the web UI's sd_vae_taesd: downloads what is not there, keeps what it has loaded, in the host's precision."""
     path = tmp_path / "models" / "VAE-taesd" / "taesd_encoder.pth"
     path.parent.mkdir(parents=True)
 

@@ -30,7 +30,7 @@ def levels(pictures):
     return pictures[0].movedim(0, -1).double().numpy() * 255
 
 
-@pytest.mark.parametrize("quality", [30, 50, 75, 95])
+@pytest.mark.parametrize("quality", [50, 75, 95])
 def test_jpeg_is_pillows_but_for_its_rounding(quality):
     pixels, stored = photograph(256, 241), io.BytesIO()
     Image.fromarray(pixels).save(stored, "JPEG", quality=quality, subsampling="4:2:0")

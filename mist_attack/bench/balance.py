@@ -33,14 +33,14 @@ from .real import on_processes
 
 MIST = "mist 16"
 PRESETS = ("default", "invisible", "robust")
-LADDER = {3: 50, 4: 50, 6: 50, 8: 60, 16: 100}
+LADDER = {3: 30, 5: 40, 8: 50, 16: 100}
 """Strengths of Mist's loop, levels, and its steps: with 1 level a step, more do nothing for the small ones."""
 SEEN = ("psnr_db", "ssim", "ciede2000_mean")
 PLAIN = "plain"
 AFTER = (PLAIN, "half", "jpeg75", "jpeg50")
 SURVIVED = tuple(name for name, transform in SUITE.items() if not transform.denoiser)
 EACH, FUSED_EACH = 4, 1
-FUSED_LADDER = {6: 60, 8: 60}
+FUSED_LADDER = {5: 40, 8: 50}
 
 
 class Measured(NamedTuple):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from records import record
+from family_records import record
 
 from .server import decoded, levels, painting, running
 
