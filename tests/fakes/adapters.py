@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import cycle
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
-from mist_attack.hosts.headless import checkpoints, diffusers
+from mist_attack.hosts.headless import checkpoints, choice, diffusers
 
-from . import comfy, forge, webui
+from . import comfy, forge, tiny, webui
 from .toy import ToyFlow, ToySurrogate
 
 CPU = torch.device("cpu")
@@ -59,6 +60,12 @@ def _single_file(folder, place):
     config = ldm.write_tiny_config(folder / "config")
     save_file(ldm.to_ldm(*ldm.new_modules(config)), folder / "tiny.safetensors")
     return _arranged(diffusers.load(folder / "tiny.safetensors", place.device, place.dtype, config=config), place)
+
+
+def _small_autoencoder(folder, place):
+    surrogate = choice.load(tiny.write(folder), place.device)
+    place.put(*surrogate.modules)
+    return surrogate
 
 
 def _demo(folder, place):
@@ -117,6 +124,7 @@ ADAPTERS = {
     "toy flow": _toy(ToyFlow),
     "diffusers file": _single_file,
     "diffusers demo": _demo,
+    "small autoencoder": _small_autoencoder,
     "comfyui": _comfyui(comfy.ModelType.EPS),
     "comfyui flow": _comfyui(comfy.ModelType.FLOW),
     "webui": _webui("sd1"),
@@ -127,4 +135,10 @@ ADAPTERS = {
     "forge SD2-v": _forge("sd2v"),
     "forge SDXL": _forge("sdxl"),
 }
-HAS_DTYPES = ADAPTERS.keys() - {"toy", "toy flow"}
+HAS_DTYPES = ADAPTERS.keys() - {"toy", "toy flow", "small autoencoder"}
+
+
+def require_denoiser(surrogate):
+    """Skips the test of an adapter that has none."""
+    if not len(surrogate.sigmas):
+        pytest.skip("an autoencoder alone")

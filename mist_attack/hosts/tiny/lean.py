@@ -35,7 +35,7 @@ class _Convolved(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, conv: nn.Conv2d) -> Tensor:  # type: ignore[override]
         ctx.conv, ctx.shape = conv, x.shape
-        return _plainly(x, conv)
+        return nn.Conv2d.forward(conv, x)
 
     @staticmethod
     @once_differentiable
@@ -48,9 +48,9 @@ class _Residual(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:  # type: ignore[override]
         inner, passed = x, []
         for conv in convs[:-1]:
-            inner = _plainly(inner, conv).relu_()
+            inner = conv(inner).relu_()
             passed.append(inner > 0)
-        out = _plainly(inner, convs[-1]).add_(x).relu_()
+        out = convs[-1](inner).add_(x).relu_()
         ctx.save_for_backward(*passed, out > 0)
         ctx.convs = convs
         return out
@@ -65,10 +65,6 @@ class _Residual(torch.autograd.Function):
             inner = _input_gradient(inner, conv, inner.shape)
             inner = inner if mask is None else inner.mul_(mask)
         return inner.add_(around), None
-
-
-def _plainly(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    return nn.Conv2d.forward(conv, x)
 
 
 def _input_gradient(gradient: Tensor, conv: nn.Conv2d, shape: torch.Size) -> Tensor:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -161,6 +162,26 @@ def test_a_model_that_cannot_do_it_is_named(webui, textural_only):
         assert answer["report"]["budget_used_levels"] > 0
     finally:
         webui.load(webui.default)
+
+
+def test_the_small_autoencoder_takes_the_place_of_the_models_own(webui, before, data):
+    """Where its file is: nothing is downloaded."""
+    settings = {"steps": 3, "objective": "textural"}
+    body = {"image": encoded(painting()), "settings": settings | {"autoencoder": "small"}}
+    folder = data / "models" / "VAE-taesd"
+    status, answer = webui.request("/mist/v1/protect", body)
+    assert status == 409 and "has no taesd_encoder.pth in models/VAE-taesd" in answer["detail"]
+    assert not folder.exists()
+    webui.get("/mist_probe/write_small_encoder?name=taesd_encoder.pth")
+    try:
+        answer = webui.post("/mist/v1/protect", body)
+    finally:
+        shutil.rmtree(folder)
+    assert 0 < np.abs(levels(decoded(answer["image"])) - painting()).max() <= 16
+    assert "Mist autoencoder: small" in answer["infotext"]
+    full = webui.protect(painting(), settings=settings)
+    assert "Mist autoencoder: full" in full["infotext"] and full["image"] != answer["image"]
+    assert_as_before(webui, before)
 
 
 def in_background(function, *arguments, **options):

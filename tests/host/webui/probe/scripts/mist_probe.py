@@ -1,12 +1,13 @@
 """Test routes inside the real web UI's process: what the adapter computes there, and in which state it leaves it."""
 
 import hashlib
+from pathlib import Path
 
 import mist_probe_device  # noqa: F401  # first: it may choose the device
 import numpy as np
 import torch
 from mist_probe_gradients import differences, predicted, run
-from modules import call_queue, images, postprocessing, script_callbacks, scripts, shared
+from modules import call_queue, images, paths_internal, postprocessing, script_callbacks, scripts, sd_vae_taesd, shared
 from pydantic import BaseModel
 
 from mist_attack.hosts import detect
@@ -109,6 +110,17 @@ def last_comments():
     return {"comments": comments[-1]}
 
 
+def write_small_encoder(name: str):
+    """A TAESD's encoder with weights of chance, where the web UI looks for one."""
+    folder = Path(paths_internal.models_path) / "VAE-taesd"
+    folder.mkdir()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        weights = sd_vae_taesd.encoder().state_dict()
+    # The web UI refuses what the newest torch adds to an archive: as older ones wrote it.
+    torch.save(weights, folder / name, _use_new_zipfile_serialization=False)
+
+
 def reload_ui():
     """What the button of that name does."""
     shared.state.request_restart()
@@ -148,6 +160,7 @@ def routes(_, app):
         state,
         fail_at,
         last_comments,
+        write_small_encoder,
         reload_ui,
         *host.ROUTES,
     ):
