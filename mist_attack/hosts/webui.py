@@ -200,7 +200,8 @@ def _takes_a_prompt_alone(model: Any) -> bool:
 def _sigmas(model: Any) -> Tensor:
     """Noise levels of the training schedule, whatever the options make of it for sampling; of SD3 with its shift."""
     if model.is_sd3:
-        return model.model.model_sampling.sigmas.detach().float().cpu()
+        sampling = model.model.model_sampling  # its table is halved with the model, and then has levels twice
+        return sampling.sigma(torch.arange(1, len(sampling.sigmas) + 1, dtype=torch.float32, device="cpu"))
     return noise_levels(getattr(model, "alphas_cumprod_original", model.alphas_cumprod).detach().cpu())
 
 

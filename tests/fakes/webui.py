@@ -154,14 +154,25 @@ class JointBlock(nn.Module):
         return x + torch.tanh(self.mix(x + context.mean(1, keepdim=True) + c))
 
 
+class FlowSampling(nn.Module):
+    """The host's `ModelSamplingDiscreteFlow`."""
+
+    def __init__(self, shift=3.0):
+        super().__init__()
+        self.shift = shift
+        self.register_buffer("sigmas", self.sigma(torch.arange(1, 1001)))
+
+    def sigma(self, timestep):
+        timestep = timestep / 1000.0
+        return self.shift * timestep / (1 + (self.shift - 1) * timestep)
+
+
 class SD3(nn.Module):
     """The host's `BaseModel` of SD3."""
 
     def __init__(self):
         super().__init__()
-        self.diffusion_model, self.model_sampling = MMDiT(), nn.Module()
-        t = torch.arange(1, 1001) / 1000
-        self.model_sampling.register_buffer("sigmas", 3 * t / (1 + 2 * t))
+        self.diffusion_model, self.model_sampling = MMDiT(), FlowSampling()
 
     def forward(self, x, sigma, c_crossattn, y):
         dtype = self.diffusion_model.out.weight.dtype
