@@ -32,7 +32,7 @@ def main(folder: str) -> None:
             part = image.crop((64, 64, 64 + SIDE // 2, 64 + SIDE // 2)).resize((SIDE, SIDE), Image.Resampling.NEAREST)
             sheet.paste(image, (column * SIDE, HEAD + row * SIDE))
             sheet.paste(part, ((column + len(COLUMNS)) * SIDE, HEAD + row * SIDE))
-    sheet.save(OUT, quality=95, subsampling="4:4:4")
+    sheet.save(OUT, quality=90, subsampling="4:4:4")
 
 
 def ways(checkpoint: Path, picture: Tensor) -> list[Tensor]:
