@@ -42,7 +42,7 @@ def test_settings_arrive_in_the_nodes_words():
     settings = resolve("default", changed)
     graph = graph_for(settings, "sd.safetensors", {"image": "a"})
     widgets = graph["protect"]["inputs"]
-    expected = {"strength": 8, "steps": 7, "mode": "textural", "fusion_weight": 0.75, "seed": 5, "preset": "default"}
+    expected = {"strength": 8, "steps": 7, "mode": "textural", "fusion_weight": 1.5, "seed": 5, "preset": "default"}
     assert {name: widgets[name] for name in expected} == expected and "model" not in widgets
     assert (graph["options"]["inputs"]["step"], graph["options"]["inputs"]["view"]) == (2, "tiles")
 

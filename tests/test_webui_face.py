@@ -394,7 +394,7 @@ def test_the_first_keys_of_infotext_stay():
     found = [
         keys[name] for name in ("Mist strength", "Mist steps", "Mist step size", "Mist fusion weight", "Mist seed")
     ]
-    assert found == ["7.5", "2", "9", "0.75", "9"]
+    assert found == ["7.5", "2", "9", "1.5", "9"]
     assert {"Mist budget", "Mist rms", "Mist hiding", "Mist colour", "Mist transforms"} <= keys.keys()
 
 
