@@ -25,13 +25,17 @@ class Style:
 
 @torch.no_grad()
 def style_of(surrogate: Surrogate, pictures: Sequence[Tensor]) -> Style:
-    """Of (1, 3, H, W) uint8 pictures, sides multiples of the model's; within `Surrogate.run`.
+    """Of (1, 3, H, W) uint8 pictures, sides multiples of the model's; within `Surrogate.run`. See `fitted`."""
+    return fitted([surrogate.encode(to_unit(picture).to(surrogate.device)) for picture in pictures])
 
-    A feature is what lies in 2 x 2 neighbouring latents of a picture, D = 4 * C numbers in the denoiser's scale, taken
-    at every place: colours, contrasts and their direction, but not what is shown. One picture of 256 x 256 pixels has
-    961 of them at f = 8, against D = 16 of four channels, so that twelve pictures fit the Gaussian well. Nothing is
-    inverted, and no spread needs to be shrunk."""
-    latents = [surrogate.encode(to_unit(picture).to(surrogate.device)) for picture in pictures]
+
+def fitted(latents: Sequence[Tensor]) -> Style:
+    """Of pictures' latents, (1, C, h, w) each, in the denoiser's scale.
+
+    A feature is what lies in 2 x 2 neighbouring latents of a picture, D = 4 * C numbers, taken at every place:
+    colours, contrasts and their direction, but not what is shown. One picture of 256 x 256 pixels has 961 of them at
+    f = 8, against D = 16 of four channels, so that twelve pictures fit the Gaussian well. Nothing is inverted, and no
+    spread needs to be shrunk."""
     features = [nn.functional.unfold(z, NEIGHBOURS)[0].double().cpu().numpy() for z in latents]
     together = np.concatenate(features, axis=1)
     return Style(together.mean(1), np.cov(together))
