@@ -29,11 +29,11 @@ from .survival import survival_figures
 T = TypeVar("T")
 NEEDS_DENOISER = "this needs the whole model, and only an autoencoder is there"
 NEVER = {
-    "mimicry": "no model was fine-tuned on the pictures, which is what imitators do",
+    "mimicry": "no model was fine-tuned on the pictures, which is what imitators do (mist evaluate --mimicry does)",
     "lpips": "LPIPS needs weights that Mist does not ship",
     "dists": "DISTS needs weights that Mist does not ship",
 }
-"""What no evaluation measures yet, and why."""
+"""What is not measured unless it is asked for, and why."""
 
 
 @dataclass(frozen=True)

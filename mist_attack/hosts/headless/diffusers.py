@@ -6,7 +6,7 @@ Nothing here reaches for the network. diffusers and transformers are imported wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from .autoencoders import AUTOENCODERS
 from .checkpoints import ACCEPTED
 from .families import Family, StableDiffusion
 from .folders import load_folder
+from .lora import adapted
 from .prompts import PromptEncoder
 from .schedules import sigmas_of
 from .single_files import SD_V1, load_file
@@ -117,6 +118,14 @@ class DiffusersSurrogate:
                 here = self.device, self.unet.dtype
                 self._conditionings[prompt] = tree_map(lambda part: part.to(*here), encoded)
         return self._conditionings[prompt]
+
+    def lora(self, rank: int, seed: int) -> AbstractContextManager[list[nn.Parameter]]:
+        """Within `run`: a LoRA on the denoiser's attention while open, and the weights of it to train.
+
+        Raises CheckpointError without a denoiser, ImportError without peft."""
+        if self.unet is None:
+            raise CheckpointError(f"{self.name} is an autoencoder without a UNet: there is nothing to fine-tune.")
+        return adapted(self.unet, rank, seed)
 
     def run(
         self,
