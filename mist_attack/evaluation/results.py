@@ -33,6 +33,8 @@ MADE = {
 }
 """What a model makes of both pictures, by the names of `Judgement.pictures`, with titles."""
 
+TOLD = "model", "is_demo", "about"
+"""Of a summary, beside its verdict."""
 MEDIANS = ("shift_over_noise", "after_half", WORST, NEAREST)
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet computes what begins so."""
@@ -76,7 +78,7 @@ def results(pairs: Sequence[dict[str, Any]], failed: dict[str, str], not_measure
         {
             "format": FORMAT,
             "mist": __version__,
-            "verdicts": [{"model": row["model"], "is_demo": row["is_demo"], "words": verdict(row)} for row in found],
+            "verdicts": [{name: row[name] for name in TOLD} | {"words": verdict(row)} for row in found],
             "summary": found,
             "not_measured": NEVER | not_measured,
             "failed": failed,
@@ -138,6 +140,7 @@ def _summary(found: dict[str, Any], pictures: int, over: str, survival: Any) -> 
     return {
         "model": found["model"],
         "is_demo": found["is_demo"],
+        "about": found["about"],
         "pictures": pictures,
         "intervals_over": over,
         "changes": len(survival),
