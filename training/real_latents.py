@@ -28,18 +28,19 @@ from .train import PROMPT_DROPOUT, PROMPTS, TOKEN_WIDTH, Pictures, PromptTable, 
 
 CHANNELS, SIDE = 32, 256
 SHARD = 32  # crops to a file
+EVERY = 100  # steps: a checkpoint, and a look for more latents
 Bank = tuple[Tensor, list[str]]
 
 
 def new_unet() -> UNet2DConditionModel:
-    """1.8 million parameters. Its last layer begins at zero: v = 0 is the best prediction where latents are as white as
-    the noise and as large, at every timestep alike."""
+    """1.9 million parameters, attention at the coarsest scale alone. Its last layer begins at zero: v = 0 is the best
+    prediction where latents are as white as the noise and as large, at every timestep alike."""
     unet = UNet2DConditionModel(
         in_channels=CHANNELS,
         out_channels=CHANNELS,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(64, 56, 56),
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        block_out_channels=(64, 64, 64),
         layers_per_block=1,
         cross_attention_dim=TOKEN_WIDTH,
         attention_head_dim=4,
@@ -66,7 +67,7 @@ def encode(autoencoder: TinySurrogate, folder: Path, count: int, seed: int, work
         images, kinds = pictures.crops(SHARD, SIDE)
         latents = autoencoder.run(lambda ready, images=images: _latents(ready, images), SHARD, SIDE, SIDE)
         partial = path.with_suffix(".partial")
-        torch.save({"latents": latents.half(), "kinds": kinds}, partial)
+        torch.save({"latents": latents.half(), "kinds": [str(kind) for kind in kinds]}, partial)
         partial.replace(path)
 
 
@@ -82,15 +83,19 @@ def bank(work: Path) -> Bank:
     return torch.cat([shard["latents"] for shard in shards]), [kind for shard in shards for kind in shard["kinds"]]
 
 
-def train(known: Bank, steps: int, state: Path, seed: int) -> tuple[UNet2DConditionModel, PromptTable]:
-    """On the mean squared error over the best linear predictor's at that timestep, so that every timestep counts."""
-    latents, kinds = known
+def train(work: Path, steps: int, seed: int) -> tuple[UNet2DConditionModel, PromptTable]:
+    """On the mean squared error over the best linear predictor's at that timestep, so that every timestep counts.
+    Latents may still be written while it runs."""
+    latents, kinds = bank(work)
     model = torch.nn.ModuleDict({"unet": new_unet(), "prompts": PromptTable()})
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    trainer, schedule = Trainer(model, steps, 3e-3, state), v_schedule()
+    trainer, schedule = Trainer(model, steps, 3e-3, work / "unet.pt"), v_schedule()
     kept = schedule.alphas_cumprod
     of_v = kept / LinearDenoiser.fitted(latents.float()).loss(sigmas(schedule))  # eps errs by sqrt(kept) times as much
     for step in trainer.remaining():
+        if step % EVERY == EVERY - 1:
+            latents, kinds = bank(work)
+            trainer.save(step)
         rng = np.random.default_rng((seed, step))
         side, count = (32, 6) if step % 2 or step >= steps / 2 else (16, 24)
         chosen, (top, left) = rng.integers(len(latents), size=count), rng.integers(33 - side, size=2)
@@ -100,8 +105,9 @@ def train(known: Bank, steps: int, state: Path, seed: int) -> tuple[UNet2DCondit
         noise = torch.randn_like(clean)
         noised = schedule.add_noise(clean, noise, timesteps).contiguous(memory_format=torch.channels_last)
         v = schedule.get_velocity(clean, noise, timesteps)
-        v_pred = model["unet"](noised, timesteps, model["prompts"](said)).sample
-        trainer.update(((v_pred - v).square().mean((1, 2, 3)) * of_v[timesteps]).mean())
+        with torch.autocast("cpu", torch.bfloat16):
+            v_pred = model["unet"](noised, timesteps, model["prompts"](said)).sample
+        trainer.update(((v_pred.float() - v).square().mean((1, 2, 3)) * of_v[timesteps]).mean())
     average = trainer.average.module.eval()
     return average["unet"], average["prompts"]
 
@@ -133,7 +139,7 @@ def main(arguments: list[str] | None = None) -> None:
     autoencoder = tiny.load(options.autoencoder, torch.device("cpu"))
     encode(autoencoder, options.pictures, options.latents, options.seed, options.work)
     if options.steps:
-        save(*train(bank(options.work), options.steps, options.work / "unet.pt", options.seed), options.out)
+        save(*train(options.work, options.steps, options.seed), options.out)
 
 
 if __name__ == "__main__":
