@@ -95,9 +95,9 @@ class Distilled:
         return vae.tiny.family.factor
 
 
-IN_FOLDERS = KL.module, Flux2.module, Qwen.module
-"""diffusers' classes, as they stand in a folder's config.json."""
-AUTOENCODERS = {kind.module: kind() for kind in (KL, Flux2, Qwen, Distilled)}
+IN_FOLDERS = {kind.module: kind() for kind in (KL, Flux2, Qwen)}
+"""By the name of diffusers' class, as it stands in a folder's config.json."""
+AUTOENCODERS = IN_FOLDERS | {Distilled.module: Distilled()}
 """By the name of the module's class."""
 
 
