@@ -84,6 +84,8 @@ def _models(options: argparse.Namespace, complain: Say) -> tuple[list[Surrogate]
     for judge in models:
         if getattr(judge, "is_demo", False):
             complain(model.DEMO_WARNING)
+        if about := getattr(judge, "about", ""):
+            complain(f"{judge.name}: {about}")
     return models, {}
 
 
@@ -94,16 +96,22 @@ def _load(options: argparse.Namespace, checkpoint: str | None) -> Surrogate:
 
 
 def _real(options: argparse.Namespace) -> list[Surrogate]:
-    """The autoencoder of a file or folder; of a folder of several, each. Raises CheckpointError."""
+    """The autoencoder of a file or folder; of a folder of several, each. Where we have a denoiser for its latents, with
+    that. Raises CheckpointError."""
+    from ..hosts.headless.choice import with_denoiser
+
+    def load(path: Path) -> Surrogate:
+        return with_denoiser(_load(options, str(path)), path)
+
     try:
-        return [_load(options, str(options.real))]
+        return [load(options.real)]
     except CheckpointError:
         if not options.real.is_dir():
             raise
         files = [path for path in sorted(options.real.iterdir()) if path.suffix in MODELS and "encoder" in path.stem]
         if not files:
             raise
-    return [_load(options, str(path)) for path in files]
+    return [load(path) for path in files]
 
 
 def _judge_all(

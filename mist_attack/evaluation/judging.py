@@ -41,8 +41,8 @@ class Judgement:
     """What one model makes of one pair of pictures."""
 
     figures: dict[str, Any]
-    """model, is_demo; views by name, each with words, effect and survival; denoising, img2img and inpainting, None
-    where not_measured says why. See docs/evaluate.md."""
+    """model, is_demo, about; views by name, each with words, effect and survival; denoising, img2img and inpainting,
+    None where not_measured says why. See docs/evaluate.md."""
     pictures: Pictures = field(default_factory=dict)
     """What the model made: (1, 3, h, w) uint8 on the CPU, by name."""
 
@@ -106,6 +106,7 @@ class _Job:
         figures = {
             "model": ready.name,
             "is_demo": bool(getattr(ready, "is_demo", False)),
+            "about": getattr(ready, "about", ""),
             "views": views,
             **dict.fromkeys(("denoising", "img2img", "inpainting")),
         }

@@ -33,6 +33,8 @@ MADE = {
 }
 """What a model makes of both pictures, by the names of `Judgement.pictures`, with titles."""
 
+TOLD = "model", "is_demo", "about"
+"""Of a summary, beside its verdict."""
 MEDIANS = ("shift_over_noise", "after_half", WORST, NEAREST)
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet computes what begins so."""
@@ -82,7 +84,7 @@ def results(
         {
             "format": FORMAT,
             "mist": __version__,
-            "verdicts": [{"model": row["model"], "is_demo": row["is_demo"], "words": verdict(row)} for row in found],
+            "verdicts": [{name: row[name] for name in TOLD} | {"words": verdict(row)} for row in found],
             "summary": found,
             "mimicry": [
                 {**figures, "words": [imitated(figures, style) for style in figures["styles"]]} for figures in mimicries
@@ -147,6 +149,7 @@ def _summary(found: dict[str, Any], pictures: int, over: str, survival: Any) -> 
     return {
         "model": found["model"],
         "is_demo": found["is_demo"],
+        "about": found["about"],
         "pictures": pictures,
         "intervals_over": over,
         "changes": len(survival),

@@ -151,6 +151,7 @@ def as_text(found: Figures) -> str:
     """An evaluation (`results.results`) to be read as text: words first, numbers after."""
     lines = [told["words"] for told in found["verdicts"]]
     lines += [DEMO for told in found["verdicts"] if told["is_demo"]]
+    lines += [told["about"] for told in found["verdicts"] if told["about"]]
     for i, pair in enumerate(found["pairs"]):
         lines += ["", *([f"Picture {i + 1}:"] if len(found["pairs"]) > 1 else []), pair["words"]]
         lines += [_moved_and_left(model) for model in pair["models"]]

@@ -23,6 +23,7 @@ from ..borrowing import heap
 from ..borrowing.denoiser import denoised
 from ..borrowing.lean import lean
 from ..borrowing.lending import fastest_format, frozen, named, recomputed
+from ..tiny.modules import Block
 from . import memory
 from .autoencoders import AUTOENCODERS
 from .checkpoints import ACCEPTED
@@ -45,6 +46,7 @@ RECOMPUTED = {  # they hold nearly all activations, and never each other
     "Flux2SingleTransformerBlock",
     "QwenImageTransformerBlock",
     "ZImageTransformerBlock",
+    Block.__name__,
 }
 
 
@@ -66,8 +68,9 @@ class DiffusersSurrogate:
         *,
         family: Family | None = None,
         is_demo: bool = False,
+        about: str = "",
     ) -> None:
-        self.name, self.device, self.is_demo = name, device, is_demo
+        self.name, self.device, self.is_demo, self.about = name, device, is_demo, about
         self.vae, self.unet = vae, unet
         self.family = family or StableDiffusion()
         self.autoencoder = AUTOENCODERS[type(vae).__name__]
@@ -160,19 +163,24 @@ def load(
     dtype: torch.dtype = torch.float32,
     *,
     config: Path | None = None,
+    autoencoder: Path | None = None,
 ) -> DiffusersSurrogate:
     """The model in `checkpoint`, on the CPU; it moves to `device` (default: `pick_device()`) when it is first run.
 
     `checkpoint` is a single file in the original layout of Stable Diffusion 1, 2 or XL, a folder of diffusers (see
     families.py), a folder with only an autoencoder, or a demo model's folder. `dtype` is the denoiser's. `config`
-    describes the modules of a single file; None for those of its family as it was published.
+    describes the modules of a single file; None for those of its family as it was published. `autoencoder` is a small
+    one's file, in place of a folder's own.
     Raises CheckpointError that says what was found instead, and where diffusers is not installed; DeviceError.
     """
     device = device or pick_device()
     require_working(device)  # before gigabytes are read for it
     memory.require(checkpoint, dtype, device)
     with torch.inference_mode(False), _as_checkpoint_errors(str(checkpoint)):
-        parts = load_folder(checkpoint, dtype) if checkpoint.is_dir() else load_file(checkpoint, dtype, config)
+        if checkpoint.is_dir():
+            parts = load_folder(checkpoint, dtype, autoencoder)
+        else:
+            parts = load_file(checkpoint, dtype, config)
         return DiffusersSurrogate(
             parts.name,
             parts.vae,
@@ -182,6 +190,7 @@ def load(
             device,
             family=parts.family,
             is_demo=parts.is_demo,
+            about=parts.about,
         )
 
 
