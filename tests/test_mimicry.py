@@ -177,7 +177,8 @@ def test_the_rate_is_the_published_one_at_the_published_width():
     def pair(width):
         return nn.Parameter(torch.zeros(4, width)), nn.Parameter(torch.zeros(width, 4))
 
-    assert rate_for(pair(780)) == pytest.approx(1e-4) and rate_for(pair(78)) == pytest.approx(1e-3)
+    assert rate_for(pair(780), 1) == pytest.approx(1e-4) and rate_for(pair(78), 1) == pytest.approx(1e-3)
+    assert rate_for(pair(780), 4) == pytest.approx(4e-4)
 
 
 # What is made
