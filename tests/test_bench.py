@@ -11,6 +11,7 @@ from mist_attack.bench import baseline, command, meters, quality, tiles
 from mist_attack.bench.asked import Asked
 from mist_attack.bench.baseline import MistV1, MistV1Once, as_published, mist_v1
 from mist_attack.bench.cost import Variant, amortised, bare_step, kept_step, our_step, seconds
+from mist_attack.bench.evidence.tables import page_section
 from mist_attack.hosts.headless import diffusers
 from mist_attack.hosts.headless.checkpoints import find_checkpoint
 from mist_attack.settings import Settings
@@ -383,7 +384,8 @@ def test_the_costs_have_the_names_that_the_table_reads(demo):
 def test_the_readmes_figures_are_the_results():
     readme = readme_figures.README.read_text(encoding="utf-8")
     card = readme_figures.read(readme_figures.CARD_RESULTS)
-    assert readme == readme_figures.written(readme, readme_figures.read(readme_figures.RESULTS), card)
+    evidence = readme_figures.read(readme_figures.EVIDENCE) or {}
+    assert readme == readme_figures.written(readme, readme_figures.read(readme_figures.RESULTS), card, evidence)
     assert card is not None or "has not run on a card" in readme
 
 
@@ -392,10 +394,16 @@ def test_the_readme_shows_the_last_card_or_says_that_there_was_none():
     rows = [{"what": "exact, 512 px", "ms": 111.24, "busy": None}, {"what": "sds, 512 px", "error": "a | b"}]
     measured = {"machine": facts, "parts": {"cost": {"rows": rows, "seconds": 3.0}}}
     readme = readme_figures.README.read_text(encoding="utf-8")
-    shown = readme_figures.written(readme, {}, measured)
+    shown = readme_figures.written(readme, {}, measured, {})
     assert "NVIDIA L4" in shown and "| exact, 512 px | 111.24 |  |  |" in shown and "a / b" in shown
-    assert "has not run on a card" in readme_figures.written(shown, {}, None)
-    assert readme_figures.written(shown, {}, None) == readme_figures.written(readme, {}, None)
+    assert "has not run on a card" in readme_figures.written(shown, {}, None, {})
+    assert readme_figures.written(shown, {}, None, {}) == readme_figures.written(readme, {}, None, {})
+
+
+def test_the_page_of_evidence_shows_the_results():
+    page = readme_figures.EVIDENCE_PAGE.read_text(encoding="utf-8")
+    evidence = readme_figures.read(readme_figures.EVIDENCE) or {}
+    assert page == readme_figures.between(readme_figures.EVIDENCE_MARKS, page_section(evidence), page)
 
 
 def test_the_table_tells_the_kinds_apart_by_model():
