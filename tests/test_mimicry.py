@@ -18,11 +18,13 @@ from PIL import Image
 from scipy.linalg import sqrtm
 from torch import nn
 
+from mist_attack.command.mimicry import of_models
 from mist_attack.errors import CheckpointError, PictureError, SettingsError
 from mist_attack.evaluation import judging
 from mist_attack.evaluation.comparison import img2img, sample
 from mist_attack.evaluation.imitating import LEAST, UNTAUGHT, Training, imitate, rate_for, side_for, squares
 from mist_attack.evaluation.mimicry import ORIGINALS, SHOWN, mimicry
+from mist_attack.evaluation.results import Pair
 from mist_attack.evaluation.style import Style, frechet, style_of
 from mist_attack.evaluation.transforms import NotMeasuredError
 from mist_attack.evaluation.words import imitated
@@ -177,7 +179,8 @@ def test_the_rate_is_the_published_one_at_the_published_width():
     def pair(width):
         return nn.Parameter(torch.zeros(4, width)), nn.Parameter(torch.zeros(width, 4))
 
-    assert rate_for(pair(780)) == pytest.approx(1e-4) and rate_for(pair(78)) == pytest.approx(1e-3)
+    assert rate_for(pair(780), 1) == pytest.approx(1e-4) and rate_for(pair(78), 1) == pytest.approx(1e-3)
+    assert rate_for(pair(780), 4) == pytest.approx(4e-4)
 
 
 # What is made
@@ -338,6 +341,20 @@ def test_each_figure_is_recomputed():
     assert found.figures["pictures"] == LEAST and found.figures["side"] == SIDE
     assert all(map(torch.equal, found.pictures[SHOWN], originals))
     assert all(map(torch.equal, found.pictures["mist"], made["mist"][0]))
+
+
+def test_autoencoders_judge_and_a_whole_model_learns(judged):
+    eye, student = ToySurrogate(seed=4, vae_only=True), Student()
+    pairs = [Pair("o", "p", before, after, [judged]) for before, after in zip(drawn(), drawn(seed=1), strict=True)]
+    asked = pairs, [PROMPT] * LEAST, QUICK, resolve("default", {})
+    (found,), missing = of_models([eye, student], *asked, lambda words: None)
+    assert found.figures["model"] == student.name and not missing
+    assert [style["eye"] for style in found.figures["styles"]] == [student.name, eye.name]
+    assert of_models([eye], *asked, lambda words: None) == ([], {"mimicry": missing_denoiser(eye)})
+
+
+def missing_denoiser(eye):
+    return f"{eye.name} is an autoencoder alone, and there is no denoiser to fine-tune"
 
 
 def between(value, low, high):

@@ -24,7 +24,7 @@ VALUES = {
     "rate": (
         float,
         "RATE",
-        "of learning (default 1e-4 at the width of Stable Diffusion 1, and more for narrower models)",
+        "of learning (default 4e-4 at the width of Stable Diffusion 1, more for narrower models)",
     ),
 }
 """Flags --mimicry-NAME: kind, its letter, words."""

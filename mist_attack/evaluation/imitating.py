@@ -26,7 +26,7 @@ UNTAUGHT = "model"
 LEAST = 5
 """Pictures of a style, below which nobody fine-tunes a LoRA on it."""
 PUBLISHED_RATE, PUBLISHED_WIDTH = 1e-4, 780
-"""Of diffusers' script for a LoRA, and of the layers that it adapts in Stable Diffusion 1, on average."""
+"""Of diffusers' script for a LoRA, a picture a step; of the layers that it adapts in Stable Diffusion 1, the mean."""
 
 Pictures = Sequence[Tensor]
 Imitations = dict[str, list[list[Tensor]]]
@@ -45,9 +45,9 @@ class Student(Surrogate, Protocol):
 class Training:
     """How a LoRA is fine-tuned and asked for pictures.
 
-    rank: 4, as in diffusers' script. steps: of `batch` pictures each. rate: AdamW's; None for that script's at the
-    width of Stable Diffusion 1, and more where layers are narrower, as one over their width (Yang et al. 2022, arXiv
-    2203.03466). seeds: one training each. pictures: made by each. sampling_steps: of the whole schedule.
+    rank: 4, as in diffusers' script. steps: of `batch` pictures each. rate: AdamW's, fading to zero; None for that
+    script's, scaled (`rate_for`). seeds: one training each. pictures: made by each. sampling_steps: of the whole
+    schedule.
     """
 
     rank: int = 4
@@ -171,12 +171,14 @@ class _Studio:
 
     def _teach(self, ready: Surrogate, weights: list[nn.Parameter], clean: Tensor, seed: int, words: str) -> None:
         generator = seeded(ready.device, seed)
-        optimizer = torch.optim.AdamW(weights, self.training.rate or rate_for(weights))
+        optimizer = torch.optim.AdamW(weights, self.training.rate or rate_for(weights, self.training.batch))
+        fading = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, self.training.steps)
         for _ in range(self.training.steps):
             self.on_part(words)
             optimizer.zero_grad()
             self._loss(ready, clean, generator).backward()
             optimizer.step()
+            fading.step()
 
     def _loss(self, ready: Surrogate, clean: Tensor, generator: torch.Generator) -> Tensor:
         """The mean squared error of the network's own prediction, of pictures that share a prompt."""
@@ -203,10 +205,11 @@ class _Studio:
         return made
 
 
-def rate_for(weights: Sequence[nn.Parameter]) -> float:
-    """By the mean width of the layers that a LoRA's weights, pairs of thin matrices, adapt."""
+def rate_for(weights: Sequence[nn.Parameter], batch: int) -> float:
+    """Goes as the batch (Goyal et al. 2017, arXiv 1706.02677), and as one over the mean width of the layers that the
+    weights, pairs of thin matrices, adapt (Yang et al. 2022, arXiv 2203.03466)."""
     widths = [max(weight.shape) for weight in weights]
-    return PUBLISHED_RATE * PUBLISHED_WIDTH * len(widths) / sum(widths)
+    return PUBLISHED_RATE * batch * PUBLISHED_WIDTH * len(widths) / sum(widths)
 
 
 @torch.no_grad()
