@@ -12,7 +12,7 @@ from fakes.command import draw, files, mist, toy_model  # noqa: F401
 from mist_attack.errors import OutputError
 from mist_attack.gallery import journal, task
 from mist_attack.gallery.manifest import Manifest
-from mist_attack.pictures.formats import size_in
+from mist_attack.pictures.reading import size_in
 from mist_attack.runners import line
 
 pytestmark = pytest.mark.usefixtures("toy_model")

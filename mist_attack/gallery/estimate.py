@@ -13,9 +13,8 @@ import torch
 from PIL import Image
 
 from ..errors import MistError
-from ..pictures.formats import size_in
 from ..pictures.metadata import Metadata
-from ..pictures.reading import Picture, require_readable
+from ..pictures.reading import Picture, require_readable, size_in
 from ..settings import Settings
 from ..views import plan
 from .journal import Say, named, tell_passed

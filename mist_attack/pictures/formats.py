@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import io
-from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 
 from PIL import Image
-
-from .metadata.boxes import jxl_size
 
 _ALWAYS = frozenset({".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 # Suffixes, decoder, and the packages that bring it: one of them is enough.
@@ -58,16 +54,6 @@ def decoders() -> list[str]:
         if kind not in Image.OPEN:
             _register(names)
     return [name for name in _DECODERS if name in Image.OPEN]
-
-
-def size_in(data: bytes) -> tuple[int, int]:
-    """Width and height of a picture, by its header; zeros where that tells nothing. Nothing is decoded."""
-    with suppress(Exception):  # decoders raise almost anything on a bad file
-        if size := jxl_size(data):
-            return size
-        with Image.open(io.BytesIO(data), formats=decoders()) as image:
-            return image.size
-    return 0, 0
 
 
 def _register(names: tuple[str, ...]) -> None:

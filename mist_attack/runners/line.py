@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ..gallery.task import Computed, Opened, Outcome, Task, filing, ready
-from ..pictures.formats import size_in
+from ..pictures.reading import size_in
 from .model import processors
 
 AHEAD = 2
