@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fakes import tiny
 from fakes.command import draw
 
 from mist_attack.command import main
@@ -67,6 +68,13 @@ def test_a_picture_is_protected_without_what_others_need(tmp_path):
     assert (tmp_path / "out" / "a.png").is_file()
     assert packages(found) & FOR_OTHERS == set()
     assert not [name for name in found if name.startswith("diffusers.pipelines.") and "stable_diffusion" in name]
+
+
+def test_a_small_autoencoder_needs_no_library_of_models(tmp_path):
+    words = ["protect", draw(tmp_path / "a.png", (64, 64)), "--out", tmp_path / "out", "--checkpoint"]
+    found = imported("-m", "mist_attack", *words, tiny.write(tmp_path), "--steps", 1, "--threads", 1)
+    assert (tmp_path / "out" / "a.png").is_file()
+    assert packages(found) & (FOR_OTHERS | {"diffusers", "transformers"}) == set()
 
 
 @pytest.mark.parametrize("enabled", [True, False])
