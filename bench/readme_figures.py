@@ -73,6 +73,8 @@ ROWS: list[tuple[str, str, Callable[[str], Callable[[Figures], str]]]] = [
     ("cost of a pixel at 1024 px, against 256 px (`sds`, the whole picture at once)", "cost_per_pixel_by_side", last),
     ("memory of the model for 2048 px in tiles, against 512 px", "model_memory_2048_over_512", times),
     ("cost per covered pixel of 2048 px in tiles, against 512 px", "cost_per_covered_pixel_2048_over_512", times),
+    ("wall time outside the model, gallery of pictures of 512 px", "gallery_outside_model", share),
+    ("... one picture after the other", "gallery_waiting_in_turn", share),
     ("steps (preset `quick`) as strong as Mist's 100, on each demo model", "steps_to_mist_100", count),
     (f"... their distance to the target over Mist's: {KINDS}", "strength_by_kind_fused", by_kind("target_distance")),
     (f"... their denoising loss over Mist's: {KINDS}", "strength_by_kind_fused", by_kind("denoising_loss")),

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fakes.toy import ToySurrogate
 
 from bench import readme_figures
-from mist_attack.bench import baseline, command, meters, quality, tiles
+from mist_attack.bench import baseline, command, gallery, meters, quality, tiles
 from mist_attack.bench.asked import Asked
 from mist_attack.bench.baseline import MistV1, MistV1Once, as_published, mist_v1
 from mist_attack.bench.cost import Variant, amortised, bare_step, kept_step, our_step, seconds
@@ -294,6 +295,32 @@ def test_each_part_has_a_process_of_its_own_and_joins_the_earlier_figures(tmp_pa
     assert made == [(1, "spawn"), "closed"] * 2
     figures = json.loads(out.read_text(encoding="utf-8"))
     assert {"one": 2, "two": 2}.items() <= figures.items() and figures["machine_two"]["dtype"] == "float32"
+
+
+def test_the_time_that_is_not_the_models_counts_what_others_take_from_it(monkeypatch):
+    """Two pictures of a second each, with a second in between; beside each other, one is slowed down by half."""
+    monkeypatch.setattr(gallery, "_in_turn", lambda request, timed: timed.spans.extend([(0, 1), (2, 3)]))
+    monkeypatch.setattr(gallery, "_beside", lambda request, timed: timed.spans.extend([(5, 6), (6, 7.5)]))
+    assert gallery._taken(None, gallery.Timed(None)) == pytest.approx(
+        {"gallery_outside_model": 1 - 2 / 2.5, "gallery_waiting": 0, "gallery_waiting_in_turn": 1 / 3}
+    )
+
+
+def test_the_gallery_of_the_bench_is_a_real_one(monkeypatch):
+    """Two pictures, either way, in each round, and one before that is not counted."""
+    seen = []
+
+    class Model(ToySurrogate):
+        def run(self, job, *shape, **how):
+            seen.append(shape)
+            return super().run(job, *shape, **how)
+
+    monkeypatch.setattr(gallery.diffusers, "load", lambda *_: Model())
+    monkeypatch.setattr(gallery.unseen, "pictures", lambda each, side: {"drawings": [torch.rand(1, 3, 64, 64)] * 2})
+    monkeypatch.setattr(gallery, "resolve", lambda *_: Settings(steps=1, working_size=64))
+    found = gallery.figures(ASKED, lambda line: None)
+    assert len(seen) == 1 + ASKED.rounds * 4
+    assert all(0 < found[name] < 1 for name in ("gallery_waiting", "gallery_waiting_in_turn"))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from ..hosts.headless import diffusers
 from ..hosts.headless.checkpoints import demo_models, find_checkpoint
 from ..settings import Settings, resolve
 from ..surrogate import Objective, Surrogate
-from . import cost, quality, real, tiles, unseen
+from . import cost, gallery, quality, real, tiles, unseen
 from .asked import Asked, Figures, Part, Say
 from .evidence import collecting as evidence
 from .evidence import tables
@@ -193,7 +193,7 @@ def _matched_on(
 
 
 PARTS: dict[str, Part] = {"visibility": evidence.visibility, "survival": evidence.survival, "real": real.figures}
-PARTS |= {"steps": steps, "tiles": tiles.figures, "scaling": scaling}
+PARTS |= {"steps": steps, "tiles": tiles.figures, "gallery": gallery.figures, "scaling": scaling}
 PARTS |= {f"{name}{side}": part(side) for side in SIDES for name, part in (("costs", costs), ("peaks", peaks))}
 
 

@@ -20,6 +20,7 @@ BENCH_PARTS = (
     "real",
     "steps",
     "tiles",
+    "gallery",
     "scaling",
     "costs256",
     "peaks256",
