@@ -10,7 +10,7 @@ from fakes.toy import ToySurrogate
 from bench import readme_figures
 from mist_attack.bench import baseline, command, gallery, meters, quality, tiles
 from mist_attack.bench.asked import Asked
-from mist_attack.bench.baseline import MistV1, MistV1Once, as_published, mist_v1
+from mist_attack.bench.baseline import MistV1, MistV1Fixed, MistV1Once, as_published, mist_v1
 from mist_attack.bench.cost import Variant, amortised, bare_step, kept_step, our_step, seconds
 from mist_attack.bench.evidence.tables import page_section
 from mist_attack.hosts.headless import diffusers
@@ -101,6 +101,23 @@ def test_the_baseline_in_fewer_passes_takes_the_same_steps(demo, monkeypatch, ob
     for expected, found in zip(whole, once, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
     assert calls["vae"] == 3  # the target's, and one of each step
+
+
+@pytest.mark.parametrize("objective", ["fused", "textural"])
+def test_the_baseline_without_a_posterior_takes_mists_steps_at_its_mean(demo, monkeypatch, objective):
+    monkeypatch.setattr(
+        MistV1, "_posterior", lambda self, x: SimpleNamespace(sample=lambda: self.vae.encode(x)[0].mean)
+    )
+
+    def gradients(kind):
+        loss = kind(demo, image(seed=3), lambda: demo.conditioning("a painting"), objective)
+        torch.manual_seed(1)
+        return [loss.gradient(image(seed=seed)) for seed in (0, 1)]
+
+    for expected, found in demo.run(
+        lambda _: zip(gradients(MistV1), gradients(MistV1Fixed), strict=True), 1, SIDE, SIDE
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
 def test_steps_are_judged_on_every_kind_and_summed_up_by_medians(monkeypatch):

@@ -107,6 +107,32 @@ class MistV1Once(MistV1):
         return x
 
 
+class MistV1Fixed(MistV1):
+    """On an autoencoder that has no posterior to sample; each picture is encoded once a step, and the target once."""
+
+    def __init__(
+        self, surrogate: DiffusersSurrogate, target: Tensor, prompt: Prompt, objective: Objective = "fused"
+    ) -> None:
+        super().__init__(surrogate, target, prompt, objective)
+        self.encode = surrogate.encode
+        with torch.no_grad():
+            self.known = self.seen = target, self._encoded(target)
+
+    def _latents(self, x: Tensor) -> Tensor:
+        self.context = self.prompt()
+        if x is self.known[0]:
+            return self.known[1]
+        if x is not self.seen[0]:
+            self.seen = x, self._encoded(x)
+        return self.seen[1]
+
+    def _encoded(self, x: Tensor) -> Tensor:
+        return self.encode(x / 2 + 0.5)
+
+    def _crop(self, x: Tensor) -> Tensor:
+        return x
+
+
 class MistV1Textural:
     """sum((z(x) - z(target))^2) on a model that has no posterior to sample and no UNet. Within `Surrogate.run`."""
 

@@ -69,7 +69,7 @@ def judged_on(jobs: Sequence[Job], asked: Asked, say: Say) -> list[Judged]:
 
 
 def fused(job: Job) -> Judged:
-    model: Any = judges.loaded(job.checkpoint, job.device)
+    model: Any = judges.whole(job.checkpoint, job.device)
     judge = Judge(model, "fused", max(job.picture.shape[2:]))
     made = {f"mist {levels}": by_mist(model, job.picture, "fused", levels) for levels in job.strengths}
     made |= {name: by_preset(model, job.picture, "fused", name) for name in job.presets}

@@ -44,3 +44,9 @@ def demos() -> list[Path]:
 def loaded(checkpoint: Path, device: torch.device) -> Surrogate:
     """Once in a process: they are small."""
     return choice.load(checkpoint, device)
+
+
+@cache
+def whole(checkpoint: Path, device: torch.device) -> Surrogate:
+    """The same, a small autoencoder with the denoiser that we trained on its latents, if there is one."""
+    return choice.real_model(checkpoint, device)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..budget import to_levels
+from ..hosts.headless.autoencoders import Distilled
 from ..hosts.headless.diffusers import DiffusersSurrogate
 from ..loss import PictureLoss
 from ..protection import objectives_for, protect
@@ -20,7 +21,7 @@ from ..settings import Settings, resolve
 from ..surrogate import Objective, Surrogate
 from ..targets import pattern
 from ..views import plan
-from .baseline import Loss, MistV1Once, MistV1Textural, mist_v1
+from .baseline import Loss, MistV1Fixed, MistV1Once, MistV1Textural, mist_v1
 
 SIDE = 256
 MIST_STEPS = 100
@@ -68,6 +69,8 @@ def _mist_loss(ready: Surrogate, target: Tensor, objective: Objective) -> Loss:
     if not isinstance(ready, DiffusersSurrogate):
         return MistV1Textural(ready, target)
     prompt = ready.conditioning("a painting")
+    if isinstance(ready.autoencoder, Distilled):
+        return MistV1Fixed(ready, target, lambda: prompt, objective)
     return MistV1Once(ready, target, lambda: prompt, objective)
 
 

@@ -93,7 +93,7 @@ def _textural(rows: balance.Rows, model: str) -> Flat:
 def semantic(asked: Asked, say: Say) -> Flat:
     """The fused objective on whole models."""
     flat: Flat = {}
-    named = demo_names() | whole_models(asked.real)
+    named = whole_models(asked)
     jobs = fused.jobs_for(asked, list(named), every=True)
     judged = fused.judged_on(jobs, asked, say)
     for path, model in named.items():
@@ -108,9 +108,11 @@ def _fused(figures: Mapping[str, float]) -> dict[str, float]:
     return {f"fused_{name.replace('_over_equal', equal)}": value for name, value in figures.items()}
 
 
-def whole_models(real: Path | None) -> dict[Path, str]:
-    """Those whose autoencoder nobody made attackable: the denoiser that was trained on its latents, if it is there."""
-    return {}
+def whole_models(asked: Asked) -> dict[Path, str]:
+    """The demo models, and where it is the real autoencoder with the denoiser that we trained on its latents."""
+    real = balance.judge_of(asked, lambda _: None)
+    has = real is not None and len(judges.whole(real, asked.device).sigmas) > 0
+    return demo_names() | ({real: f"{short(real)}_denoiser"} if real is not None and has else {})
 
 
 class Imitated(NamedTuple):
@@ -129,7 +131,7 @@ def imitation(asked: Asked, say: Say) -> Flat:
     if pictures is None:
         say(f"mimicry: not measured, it needs {LEAST} pictures of one kind")
         return {}
-    named = demo_names() | whole_models(asked.real)
+    named = whole_models(asked)
     jobs = [Imitated(path, name, asked.device, pictures, PROMPT) for path, name in named.items()]
     flat: Flat = {}
     with on_processes(asked.device) as processes:
@@ -154,7 +156,7 @@ def _imitated(processes: Executor, jobs: Sequence[Imitated]) -> list[Flat]:
 def imitated(job: Imitated) -> Flat:
     """style_distance: of the pictures by a LoRA of the protected ones over that of the originals' (more is better
     protected); model and originals: over that of the model as it is (below 1: the LoRA learned the style)."""
-    model: Any = judges.loaded(job.checkpoint, job.device)
+    model: Any = judges.whole(job.checkpoint, job.device)
     protected = {method: [_protected(model, x, method) for x in job.pictures] for method in METHODS}
     originals = [to_levels(x) for x in job.pictures]
     prompts = [job.prompt] * len(originals)

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from ...evaluation.intervals import Interval
 from ...evaluation.transforms import SUITE
+from ...evaluation.words import REACHED
+from .. import balance
 from .flat import METHODS, models, read
 
 Results = Mapping[str, Any]
@@ -54,9 +56,7 @@ MOVED: list[Row] = [
     ("PSNR that the reconstruction loses, dB", "reconstruction_lost_db", plain(2)),
 ]
 SURVIVED: list[Row] = [
-    (f"taken off after: {transform.words}", f"taken_off_after_{name}", percent)
-    for name, transform in SUITE.items()
-    if not transform.denoiser
+    (f"taken off after: {SUITE[name].words}", f"taken_off_after_{name}", percent) for name in balance.SURVIVED
 ]
 FUSED: list[Row] = [
     ("PSNR, dB", "fused_psnr_db", plain(1)),
@@ -127,7 +127,7 @@ def _note(results: Results, model: str, figure: str) -> str:
     learned = read(results, "originals", "style_distance_over_model", model)
     if learned is None or not figure.startswith("style"):
         return ""
-    reached = "" if learned.high < 1 else " That is no imitation, so the table says nothing of one."
+    reached = "" if learned.high < REACHED else " That is no imitation, so the table says nothing of one."
     return f"A LoRA of the originals: {times(learned)} the distance of the model without one.{reached}"
 
 
