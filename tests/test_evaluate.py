@@ -25,12 +25,14 @@ from mist_attack.errors import CheckpointError
 from mist_attack.evaluation.effect import BANDS, DRAWS
 from mist_attack.evaluation.intervals import share, worst, worst_median
 from mist_attack.evaluation.judging import judge
-from mist_attack.evaluation.sight import noise_like, sights
+from mist_attack.evaluation.sight import sights
 from mist_attack.evaluation.transforms import SUITE, transformed
-from mist_attack.evaluation.words import figure, short, verdict
+from mist_attack.evaluation.words import short, verdict
 from mist_attack.hosts.headless import checkpoints, diffusers
+from mist_attack.randomness import noise_like
 from mist_attack.settings import resolve
 from mist_attack.targets import PatternTarget
+from mist_attack.words import figure
 
 pytestmark = pytest.mark.usefixtures("toy_model")
 SIDE = 64

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, PictureError
+from ..randomness import noise_like
 from ..settings import Settings
 from ..surrogate import Conditioning, Surrogate
 from .effect import (
@@ -23,7 +24,7 @@ from .effect import (
     target_figures,
     variation_figures,
 )
-from .sight import Sight, noise_like, sights
+from .sight import Sight, sights
 from .survival import survival_figures
 
 T = TypeVar("T")

@@ -15,13 +15,15 @@ from torch import Tensor
 
 from .. import __version__
 from ..errors import CheckpointError
+from ..flat import flat_figures
+from ..words import visible
 from .effect import Pictures
 from .intervals import Interval, interval, worst_median
 from .judging import NEVER, Judgement
 from .metrics import spectrum, visibility
 from .survival import NEAREST, WORST
 from .transforms import SUITE
-from .words import HALF, verdict, visible
+from .words import HALF, verdict
 
 FORMAT = 1
 COLUMNS = ("original", "protected", "model", "view", "figure", "value", "low", "high")
@@ -58,7 +60,7 @@ class Pair:
             "width": self.before.shape[3],
             "height": self.before.shape[2],
             "notices": self.notices,
-            "words": visible(seen),
+            "words": visible(seen, flat_figures(self.before, self.after)["flat_place"]),
             "visibility": seen,
             "spectrum": {"cycles_per_pixel": ends, "share_of_power": shares},
             "models": [judgement.figures for judgement in self.judgements],

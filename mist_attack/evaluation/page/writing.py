@@ -14,10 +14,11 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from ...words import figure
 from ..effect import Pictures
 from ..results import MADE, Pair
 from ..transforms import SUITE, NotMeasuredError
-from ..words import DEMO, LABELS, figure
+from ..words import DEMO, LABELS
 from .plots import plots, require_matplotlib
 
 HERE = Path(__file__).parent
