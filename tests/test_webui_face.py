@@ -116,7 +116,7 @@ def test_each_finished_image_has_its_own_infotext():
     assert infotext_of(p, use_main_prompt=True) == {}  # a grid of which one image is not protected
     finish(p, 1)
     assert infotext_of(p, 1) and infotext_of(p, use_main_prompt=True)
-    assert [words[:32] for words in p.comments] == [f"Mist: image {i}. Changed by at most " for i in (1, 2)]
+    assert [words[:34] for words in p.comments] == [f"Mist: image {i}. Changed by at most " for i in (1, 2)]
     assert all("times as far as noise" in words for words in p.comments) and webui_face.said == []
 
 

@@ -113,7 +113,8 @@ def _five_bits(levels: Tensor) -> Tensor:
 
 def _noisy(levels: Tensor) -> Tensor:
     """The same noise for every picture of a size, so that two differ by nothing but themselves."""
-    drawn = normal(torch.empty(levels.shape), seeded(torch.device("cpu"), 0)).to(levels.device)
+    like = torch.empty(levels.shape, dtype=torch.float32, device="cpu")  # whatever the host's defaults are
+    drawn = normal(like, seeded(like.device, 0)).to(levels.device)
     return to_levels((levels + NOISE_LEVELS * drawn) / 255)
 
 
