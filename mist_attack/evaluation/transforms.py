@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageFilter, features
+from PIL import Image, ImageFilter
 from torch import Tensor
 
 from ..budget import to_levels, to_unit
@@ -84,8 +84,8 @@ def _by_pillow(change: Callable[[Image.Image], Image.Image], levels: Tensor) -> 
 
 def _saved(image: Image.Image, kind: str, quality: int) -> Image.Image:
     """As the format gives it back. Raises NotMeasuredError."""
-    module = kind.lower()
-    if module in ("webp", "avif") and not features.check_module(module):
+    Image.init()
+    if kind.upper() not in Image.SAVE:
         raise NotMeasuredError(f"This Pillow cannot write {kind}.")
     buffer = io.BytesIO()
     image.save(buffer, kind, quality=quality)
