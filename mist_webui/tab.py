@@ -12,7 +12,7 @@ from PIL import Image, ImageChops, ImageOps
 
 from mist_attack.budget import to_levels, to_unit
 from mist_attack.errors import MistError, PictureError, Stop
-from mist_attack.evaluation.results import as_json, sheet
+from mist_attack.evaluation.results import as_json
 from mist_attack.evaluation.words import numbers, sentences
 from mist_attack.gallery.naming import Work
 from mist_attack.pictures.masks import as_mask
@@ -175,8 +175,7 @@ def _judged(before: Any, after: Any, settings: Settings, target: Any = None) -> 
         found, pair = evaluating.evaluate(before, after, settings, target)
     except (MistError, Stop) as error:
         return [None, "", f"<div class='error'>{html.escape(str(error))}</div>"]
-    made = pair.judgements[0].pictures
-    return [[Image.fromarray(to_u8(to_unit(sheet(made))))] if made else None, _evaluation_of(found), ""]
+    return [[Image.fromarray(to_u8(to_unit(pair.sheet())))], _evaluation_of(found), ""]
 
 
 def _evaluation_of(found: dict[str, Any]) -> str:

@@ -25,9 +25,10 @@ from mist_attack.errors import CheckpointError
 from mist_attack.evaluation.effect import BANDS, DRAWS
 from mist_attack.evaluation.intervals import share, worst, worst_median
 from mist_attack.evaluation.judging import judge
+from mist_attack.evaluation.page.plots import plots
 from mist_attack.evaluation.sight import sights
 from mist_attack.evaluation.transforms import SUITE, transformed
-from mist_attack.evaluation.words import short, verdict
+from mist_attack.evaluation.words import sentences, short, verdict
 from mist_attack.hosts.headless import checkpoints, diffusers
 from mist_attack.randomness import noise_like
 from mist_attack.settings import resolve
@@ -378,6 +379,39 @@ def test_modes_may_differ_and_that_is_told(tmp_path):
     Image.open(before).convert("RGBA").save(before)
     assert mist("evaluate", before, after) == 0
     assert "transparency was left out" in str(found()["pairs"][0]["notices"]) and "transparency was left out" in page()
+
+
+def test_a_grey_picture_against_one_in_colours_is_told(tmp_path):
+    before = smooth(tmp_path / "a.png")
+    after = tmp_path / "b.png"
+    Image.open(protected(before, after)).convert("L").save(after)
+    assert mist("evaluate", before, after) == 0
+    told = "the protected picture is grey and the original in colours: that difference counts too"
+    assert told in found()["pairs"][0]["notices"] and told in page() and told in sentences(found())
+
+
+def test_what_is_too_small_for_a_figure_is_not_measured_and_never_filled_in(tmp_path):
+    """A latent or two: noise may move them by nothing."""
+    before = smooth(tmp_path / "a.png", (8, 8))
+    levels = np.asarray(Image.open(before)).copy()
+    levels[0, 0] ^= 1
+    Image.fromarray(levels).save(tmp_path / "b.png")
+    assert mist("evaluate", before, tmp_path / "b.png") == 0
+    survival = found()["pairs"][0]["models"][0]["views"]["whole"]["survival"]
+    unknown = [name for name in SUITE if survival[name]["over_noise"] is None]
+    assert (
+        unknown and "worst" not in survival and "nothing could be told against noise" in found()["verdicts"][0]["words"]
+    )
+    assert page().count("not measured") > len(unknown)
+
+
+def test_a_plot_leaves_out_what_was_not_measured(pair):
+    assert mist("evaluate", *pair) == 0
+    (row,) = found()["pairs"]
+    (model,) = row["models"]
+    model["views"]["whole"]["survival"]["jpeg75"]["share_left"] = None
+    drawn = plots(row, model, "x")["What is left after each change"]
+    assert "JPEG, quality 85" in drawn and "JPEG, quality 75" not in drawn
 
 
 def test_files_of_others_are_not_overwritten(pair, tmp_path, capsys):

@@ -337,6 +337,14 @@ def test_without_a_result_there_is_nothing_to_evaluate():
     assert "are equal" in log
 
 
+def test_transparency_is_left_out_of_an_evaluation_and_that_is_told():
+    clear = painting("RGBA")
+    _, report, _ = evaluated(clear, Image.fromarray(np.asarray(painting()) ^ 4))
+    assert "transparency was left out" in report.split("<pre")[0]
+    opaque = painting("RGB").convert("RGBA")
+    assert "transparency" not in evaluated(opaque, Image.fromarray(np.asarray(painting()) ^ 4))[1]
+
+
 @pytest.mark.parametrize(("after", "words"), [(None, "two pictures first"), (painting(), "equal")])
 def test_the_tab_says_what_it_cannot_evaluate(after, words):
     gallery, report, log = evaluated(painting(), after)

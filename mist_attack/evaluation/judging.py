@@ -35,6 +35,7 @@ NEVER = {
     "dists": "DISTS needs weights that Mist does not ship",
 }
 """What no evaluation measures yet, and why."""
+TRANSPARENT = "transparency was left out: colours alone are compared"
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,15 @@ def require_pair(before: Tensor, after: Tensor) -> None:
         raise PictureError("The two pictures are equal: nothing was protected, and there is nothing to judge.")
     if before.shape[0] != 1 or before.shape[1] != 3 or before.dtype != torch.uint8 or after.dtype != torch.uint8:
         raise PictureError(f"Expected levels of shape (1, 3, H, W); got {before.dtype} of {tuple(before.shape)}.")
+
+
+def notices_of(before: Tensor, after: Tensor) -> list[str]:
+    """What of two pictures makes their figures mean something else."""
+    grey = [bool((picture == picture[:, :1]).all()) for picture in (before, after)]
+    if grey[0] == grey[1]:
+        return []
+    names = ("original", "protected picture")
+    return [f"the {names[grey[1]]} is grey and the {names[grey[0]]} in colours: that difference counts too"]
 
 
 def judge(

@@ -98,7 +98,7 @@ def sentences(found: Figures) -> list[str]:
     """Of an evaluation: the verdicts, and what there is to say of each picture."""
     lines = [told["words"] for told in found["verdicts"]]
     lines += [DEMO] if any(told["is_demo"] for told in found["verdicts"]) else []
-    return lines + [f"{name}{_told_of(pair)}" for name, pair in _named(found)]
+    return lines + [line for name, pair in _named(found) for line in (f"{name}{_told_of(pair)}", *pair["notices"])]
 
 
 def numbers(found: Figures) -> list[str]:
