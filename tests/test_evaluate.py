@@ -25,6 +25,7 @@ from mist_attack.errors import CheckpointError
 from mist_attack.evaluation.effect import BANDS, DRAWS
 from mist_attack.evaluation.intervals import share, worst, worst_median
 from mist_attack.evaluation.judging import judge
+from mist_attack.evaluation.page import writing
 from mist_attack.evaluation.page.plots import plots
 from mist_attack.evaluation.sight import sights
 from mist_attack.evaluation.transforms import SUITE, transformed
@@ -35,8 +36,29 @@ from mist_attack.settings import resolve
 from mist_attack.targets import PatternTarget
 from mist_attack.words import figure
 
-pytestmark = pytest.mark.usefixtures("toy_model")
+pytestmark = pytest.mark.usefixtures("toy_model", "one_thread", "quick_pages")
 SIDE = 64
+
+
+@pytest.fixture
+def one_thread():
+    """Pictures of these sizes are too small to share, and threads that wait for each other cost most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def plotted():
+    """Asked for by tests that look at plots."""
+
+
+@pytest.fixture
+def quick_pages(request, monkeypatch):
+    """Plots take most of a page's time."""
+    if "plotted" not in request.fixturenames:
+        monkeypatch.setattr(writing, "plots", lambda *_: {})
 
 
 def protected(before, path, seed=1, size=9):
@@ -237,7 +259,7 @@ def test_the_interval_of_a_share_and_of_the_worst():
     assert worst_median({"x": [0.5, 0.6, 0.7], "y": [0.2, 0.3, 0.9]})[1].median == 0.3
 
 
-def test_the_page_holds_the_numbers_and_everything_it_needs(pair):
+def test_the_page_holds_the_numbers_and_everything_it_needs(pair, plotted):
     assert mist("evaluate", *pair) == 0
     text, everything = page(), found()
     (row,) = everything["pairs"]
@@ -459,7 +481,7 @@ def test_of_a_demo_model_every_page_says_so(pair, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("module, told", [("matplotlib", "mist-protect[evaluate]"), ("cv2", "opencv")])
-def test_without_an_optional_library_its_part_is_not_measured(module, told, pair, monkeypatch):
+def test_without_an_optional_library_its_part_is_not_measured(module, told, pair, plotted, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     assert mist("evaluate", *pair) == 0
     assert told in html.unescape(page())
