@@ -9,7 +9,7 @@ WORKERS ?= 2
 export GOMP_SPINCOUNT ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-models-report check lint test test-slow host-tests gpu-check bench readme-figures texts release clean
+.PHONY: help demo demo-models-report check lint test test-slow host-tests gpu-check bench evidence readme-figures texts release clean
 
 help: # this list
 	@awk -F ':.*# ' '/^[a-z-]+:.*# / { printf "%-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,7 +50,10 @@ gpu-check: $(READY) # all that a card must show, in six minutes, into bench/resu
 bench: $(READY) # what a step costs against Mist's own, into bench/results.json
 	$(BIN)/mist bench --out bench/results.json
 
-readme-figures: $(READY) # write bench/results.json and results-gpu.json into the README, families.json into docs/models.md
+evidence: $(READY) # every figure that is claimed about protection, measured again; IMAGES=folder, REAL=folder
+	$(BIN)/python -m mist_attack.bench.evidence $(if $(IMAGES),--images $(IMAGES)) $(if $(REAL),--real $(REAL))
+
+readme-figures: $(READY) # write evidence/results.json, bench/results.json and results-gpu.json into README and docs, families.json into docs/models.md
 	$(BIN)/python bench/readme_figures.py
 	$(BIN)/python -m bench.model_families
 

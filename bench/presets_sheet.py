@@ -12,7 +12,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from mist_attack.bench import balance, judges, unseen
+from mist_attack.bench import judges, unseen
+from mist_attack.bench.ways import by_mist, by_preset
 from mist_attack.pictures.reading import to_u8
 
 OUT = Path(__file__).parents[1] / "docs" / "presets.jpg"
@@ -37,8 +38,8 @@ def main(folder: str) -> None:
 
 def ways(checkpoint: Path, picture: Tensor) -> list[Tensor]:
     model = judges.loaded(checkpoint, torch.device("cpu"))
-    mist = balance.by_mist(model, picture, "textural", 16)
-    return [picture, mist, *(balance.by_preset(model, picture, "textural", name) for name in COLUMNS[2:])]
+    mist = by_mist(model, picture, "textural", 16)
+    return [picture, mist, *(by_preset(model, picture, "textural", name) for name in COLUMNS[2:])]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""The README's figures from bench/results.json and bench/results-gpu.json: `python bench/readme_figures.py` writes them
-there, each between its marks.
+"""The README's and docs/evidence.md's figures from evidence/results.json, bench/results.json and
+bench/results-gpu.json: `python bench/readme_figures.py` writes them there, each between its marks.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mist_attack.bench.balance_table import balance_section
+from mist_attack.bench.evidence.tables import first_table, page_section
 from mist_attack.bench.gpu.table import table as card_table
 from mist_attack.bench.judged_tables import judged_section
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
+README, EVIDENCE_PAGE = ROOT / "README.md", ROOT / "docs" / "evidence.md"
+EVIDENCE = ROOT / "evidence" / "results.json"
 RESULTS, CARD_RESULTS = ROOT / "bench" / "results.json", ROOT / "bench" / "results-gpu.json"
 MARKS = "<!-- from bench/results.json -->\n", "<!-- end -->"
 JUDGED_MARKS = "<!-- judged, from bench/results.json -->\n", "<!-- end of judged -->"
-BALANCE_MARKS = "<!-- balance, from bench/results.json -->\n", "<!-- end of balance -->"
+EVIDENCE_MARKS = "<!-- from evidence/results.json -->\n", "<!-- end of evidence/results.json -->"
 CARD_MARKS = "<!-- from bench/results-gpu.json -->\n", "<!-- end of bench/results-gpu.json -->"
 NO_CARD = """\
 It has not run on a card with this version. What is known was measured by hand, at an earlier state (one NVIDIA H200,
@@ -72,6 +73,8 @@ ROWS: list[tuple[str, str, Callable[[str], Callable[[Figures], str]]]] = [
     ("cost of a pixel at 1024 px, against 256 px (`sds`, the whole picture at once)", "cost_per_pixel_by_side", last),
     ("memory of the model for 2048 px in tiles, against 512 px", "model_memory_2048_over_512", times),
     ("cost per covered pixel of 2048 px in tiles, against 512 px", "cost_per_covered_pixel_2048_over_512", times),
+    ("wall time outside the model, gallery of pictures of 512 px", "gallery_outside_model", share),
+    ("... one picture after the other", "gallery_waiting_in_turn", share),
     ("steps (preset `quick`) as strong as Mist's 100, on each demo model", "steps_to_mist_100", count),
     (f"... their distance to the target over Mist's: {KINDS}", "strength_by_kind_fused", by_kind("target_distance")),
     (f"... their denoising loss over Mist's: {KINDS}", "strength_by_kind_fused", by_kind("denoising_loss")),
@@ -101,10 +104,10 @@ def between(marks: tuple[str, str], text: str, readme: str) -> str:
     return before + begin + text + end + rest.split(end, 1)[1]
 
 
-def written(readme: str, figures: Figures, card: Figures | None) -> str:
+def written(readme: str, figures: Figures, card: Figures | None, evidence: Figures) -> str:
     """The README with all sections."""
     sections = {
-        BALANCE_MARKS: balance_section(figures),
+        EVIDENCE_MARKS: first_table(evidence),
         JUDGED_MARKS: judged_section(figures),
         MARKS: table(figures),
         CARD_MARKS: card_section(card),
@@ -121,4 +124,7 @@ def read(path: Path) -> Figures | None:
 
 if __name__ == "__main__":
     readme = README.read_text(encoding="utf-8")
-    README.write_text(written(readme, read(RESULTS) or {}, read(CARD_RESULTS)), encoding="utf-8")
+    evidence = read(EVIDENCE) or {}
+    README.write_text(written(readme, read(RESULTS) or {}, read(CARD_RESULTS), evidence), encoding="utf-8")
+    page = EVIDENCE_PAGE.read_text(encoding="utf-8")
+    EVIDENCE_PAGE.write_text(between(EVIDENCE_MARKS, page_section(evidence), page), encoding="utf-8")

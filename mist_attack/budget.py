@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TONE_TOLERANCE = 0.02 / 255
 TONE_ROUNDS = 50
 SHRINKING_ROUNDS, THRESHOLDS = 16, 26
-WIDER = 2.0
+WIDER = 1.8
 FORGIVEN = 1e-3
 """Levels that float rounding may add: of k / 255 * 255, say."""
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 WINDOW, SIGMA = 11, 1.5  # of SSIM (Wang et al. 2004)
 FLAT = 10.0  # levels^2, in place of SSIM's C2 = 58.5: flat parts get less than SSIM alone would give them
-PRICE = 60.0  # of a change in a flat part, where `hiding` is 1, over one amid structure
+PRICE = 20.0  # of a change in a flat part, where `hiding` is 1, over one amid structure
 
 
 @torch.no_grad()

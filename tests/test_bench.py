@@ -5,12 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fakes.toy import ToySurrogate
 
 from bench import readme_figures
-from mist_attack.bench import baseline, command, meters, quality, tiles
+from mist_attack.bench import baseline, command, gallery, meters, quality, tiles
 from mist_attack.bench.asked import Asked
 from mist_attack.bench.baseline import MistV1, MistV1Once, as_published, mist_v1
 from mist_attack.bench.cost import Variant, amortised, bare_step, kept_step, our_step, seconds
+from mist_attack.bench.evidence.tables import page_section
 from mist_attack.hosts.headless import diffusers
 from mist_attack.hosts.headless.checkpoints import find_checkpoint
 from mist_attack.settings import Settings
@@ -295,6 +297,32 @@ def test_each_part_has_a_process_of_its_own_and_joins_the_earlier_figures(tmp_pa
     assert {"one": 2, "two": 2}.items() <= figures.items() and figures["machine_two"]["dtype"] == "float32"
 
 
+def test_the_time_that_is_not_the_models_counts_what_others_take_from_it(monkeypatch):
+    """Two pictures of a second each, with a second in between; beside each other, one is slowed down by half."""
+    monkeypatch.setattr(gallery, "_in_turn", lambda request, timed: timed.spans.extend([(0, 1), (2, 3)]))
+    monkeypatch.setattr(gallery, "_beside", lambda request, timed: timed.spans.extend([(5, 6), (6, 7.5)]))
+    assert gallery._taken(None, gallery.Timed(None)) == pytest.approx(
+        {"gallery_outside_model": 1 - 2 / 2.5, "gallery_waiting": 0, "gallery_waiting_in_turn": 1 / 3}
+    )
+
+
+def test_the_gallery_of_the_bench_is_a_real_one(monkeypatch):
+    """Two pictures, either way, in each round, and one before that is not counted."""
+    seen = []
+
+    class Model(ToySurrogate):
+        def run(self, job, *shape, **how):
+            seen.append(shape)
+            return super().run(job, *shape, **how)
+
+    monkeypatch.setattr(gallery.diffusers, "load", lambda *_: Model())
+    monkeypatch.setattr(gallery.unseen, "pictures", lambda each, side: {"drawings": [torch.rand(1, 3, 64, 64)] * 2})
+    monkeypatch.setattr(gallery, "resolve", lambda *_: Settings(steps=1, working_size=64))
+    found = gallery.figures(ASKED, lambda line: None)
+    assert len(seen) == 1 + ASKED.rounds * 4
+    assert all(0 < found[name] < 1 for name in ("gallery_waiting", "gallery_waiting_in_turn"))
+
+
 @pytest.mark.parametrize(
     ("found", "strong"),
     [
@@ -383,7 +411,8 @@ def test_the_costs_have_the_names_that_the_table_reads(demo):
 def test_the_readmes_figures_are_the_results():
     readme = readme_figures.README.read_text(encoding="utf-8")
     card = readme_figures.read(readme_figures.CARD_RESULTS)
-    assert readme == readme_figures.written(readme, readme_figures.read(readme_figures.RESULTS), card)
+    evidence = readme_figures.read(readme_figures.EVIDENCE) or {}
+    assert readme == readme_figures.written(readme, readme_figures.read(readme_figures.RESULTS), card, evidence)
     assert card is not None or "has not run on a card" in readme
 
 
@@ -392,10 +421,16 @@ def test_the_readme_shows_the_last_card_or_says_that_there_was_none():
     rows = [{"what": "exact, 512 px", "ms": 111.24, "busy": None}, {"what": "sds, 512 px", "error": "a | b"}]
     measured = {"machine": facts, "parts": {"cost": {"rows": rows, "seconds": 3.0}}}
     readme = readme_figures.README.read_text(encoding="utf-8")
-    shown = readme_figures.written(readme, {}, measured)
+    shown = readme_figures.written(readme, {}, measured, {})
     assert "NVIDIA L4" in shown and "| exact, 512 px | 111.24 |  |  |" in shown and "a / b" in shown
-    assert "has not run on a card" in readme_figures.written(shown, {}, None)
-    assert readme_figures.written(shown, {}, None) == readme_figures.written(readme, {}, None)
+    assert "has not run on a card" in readme_figures.written(shown, {}, None, {})
+    assert readme_figures.written(shown, {}, None, {}) == readme_figures.written(readme, {}, None, {})
+
+
+def test_the_page_of_evidence_shows_the_results():
+    page = readme_figures.EVIDENCE_PAGE.read_text(encoding="utf-8")
+    evidence = readme_figures.read(readme_figures.EVIDENCE) or {}
+    assert page == readme_figures.between(readme_figures.EVIDENCE_MARKS, page_section(evidence), page)
 
 
 def test_the_table_tells_the_kinds_apart_by_model():

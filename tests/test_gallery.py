@@ -22,6 +22,7 @@ from mist_attack.errors import CheckpointError, SettingsError
 from mist_attack.gallery import request, task
 from mist_attack.gallery.manifest import MANIFEST, Manifest
 from mist_attack.gallery.selection import select
+from mist_attack.gallery.storage import Folder
 from mist_attack.hosts.headless import diffusers
 from mist_attack.pictures.reading import read_bytes
 from mist_attack.runners import ray
@@ -43,14 +44,14 @@ def protect(*words):
 
 @pytest.fixture
 def computed(monkeypatch):
-    """The names of the pictures that were really protected."""
-    names, real = [], task.protected
+    """The names of the pictures that were at the model."""
+    names, real = [], task.computed
 
-    def counted(task, model, on_step=None):
+    def counted(task, *others):
         names.append(task.source.name)
-        return real(task, model, on_step)
+        return real(task, *others)
 
-    monkeypatch.setattr(task, "protected", counted)
+    monkeypatch.setattr(task, "computed", counted)
     return names
 
 
@@ -414,7 +415,7 @@ def test_fail_fast_stops_and_retries_are_for_machines_only(monkeypatch, computed
     Path("in/0.png").write_bytes(b"no picture")
     draw("in/1.png"), draw("in/2.png")
     assert protect("in", "--retries", 3) == 2
-    assert computed == ["0.png", "1.png", "2.png"]
+    assert computed == ["1.png", "2.png"]
     shutil.rmtree("out")
     assert protect("in", "--fail-fast") == 1
     assert files("out") == []
@@ -453,7 +454,7 @@ def test_a_second_signal_does_not_cut_winding_up_short(monkeypatch, handlers, ca
         leave(self, name)
 
     leave = Manifest.leave
-    monkeypatch.setattr(task, "protected", told_to_end)
+    monkeypatch.setattr(task, "computed", told_to_end)
     monkeypatch.setattr(Manifest, "leave", told_again)
     draw("in/a.png")
     assert protect("in") == 130 and "interrupted" in capsys.readouterr().err
@@ -463,15 +464,14 @@ def test_a_second_signal_does_not_cut_winding_up_short(monkeypatch, handlers, ca
 def test_a_folder_of_results_that_is_removed_while_the_run_goes_on(monkeypatch, capsys):
     for index in range(3):
         draw(f"in/{index}.png", seed=index)
-    real, calls = task.protected, []
+    real = Folder.write
 
-    def removes(task, model, on_step=None):
-        calls.append(1)
-        if len(calls) == 3:
+    def removes(self, name, data):
+        if name == "2.png":
             shutil.rmtree("out")
-        return real(task, model, on_step)
+        real(self, name, data)
 
-    monkeypatch.setattr(task, "protected", removes)
+    monkeypatch.setattr(Folder, "write", removes)
     assert protect("in", "--report", "report.json") == 2
     assert [row["status"] for row in rows().values()] == ["failed", "failed", "protected"]
     assert [row["status"] for row in json.loads(Path("report.json").read_text())] == ["failed", "failed", "protected"]

@@ -65,21 +65,21 @@ class LinearDenoiser:
     """The best predictor of the noise that is linear and the same everywhere (Wiener's filter)."""
 
     def __init__(self, mean: Tensor, spectrum: Tensor) -> None:
-        """Of scaled latents: (4,), and the channels' covariances at each frequency, (h, w, 4, 4) complex."""
+        """Of scaled latents: (C,), and the channels' covariances at each frequency, (h, w, C, C) complex."""
         self.mean, self.spectrum = mean, spectrum
 
     @classmethod
     def fitted(cls, latents: Tensor) -> LinearDenoiser:
-        """On (N, 4, h, w)."""
+        """On (N, C, h, w)."""
         mean = latents.mean((0, 2, 3))
         waves = torch.fft.fft2(latents - mean.view(1, -1, 1, 1), norm="ortho").permute(2, 3, 1, 0)
         return cls(mean, waves @ waves.mH / len(latents))
 
     def __call__(self, noised: Tensor, sigma: Tensor) -> Tensor:
-        """The noise in (B, 4, h, w) latents + sigma * noise. sigma: (B,)."""
+        """The noise in (B, C, h, w) latents + sigma * noise. sigma: (B,)."""
         waves = torch.fft.fft2(noised - self.mean.view(1, -1, 1, 1), norm="ortho").permute(0, 2, 3, 1)
         s = sigma.view(-1, 1, 1, 1, 1).to(self.spectrum.dtype)
-        spread = self.spectrum + s.square() * torch.eye(4, dtype=self.spectrum.dtype)
+        spread = self.spectrum + s.square() * torch.eye(len(self.mean), dtype=self.spectrum.dtype)
         found = s[..., 0] * torch.linalg.solve(spread, waves[..., None])[..., 0]
         return torch.fft.ifft2(found.permute(0, 3, 1, 2), norm="ortho").real
 

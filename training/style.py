@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mist_attack.evaluation import img2img
+from mist_attack.evaluation.style import fitted, frechet
 from mist_attack.surrogate import Surrogate
 
 RANK = 4
@@ -94,14 +94,5 @@ def samples(ready: Surrogate, prompt: str, count: int, side: int, steps: int = 2
 
 @torch.no_grad()
 def distance(ready: Surrogate, some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
-    """Frechet distance (Heusel et al. 2017, arXiv 1706.08500, eq. 6) of the latents of both, taken as Gaussians of
-    2 x 2 neighbouring latents."""
-    (mean_1, spread_1), (mean_2, spread_2) = (_moments(ready, pictures) for pictures in (some, others))
-    cross = np.sqrt(np.linalg.eigvals(spread_1 @ spread_2).real.clip(min=0)).sum()
-    return float(np.square(mean_1 - mean_2).sum() + np.trace(spread_1) + np.trace(spread_2) - 2 * cross)
-
-
-def _moments(ready: Surrogate, pictures: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    latents = torch.cat([ready.encode(picture) for picture in pictures])
-    patches = nn.functional.unfold(latents, 2).transpose(1, 2).flatten(0, 1).double().cpu().numpy()
-    return patches.mean(0), np.cov(patches.T)
+    """Frechet distance of the latents of both, (1, 3, H, W) in [0, 1] each: see `mist_attack.evaluation.style`."""
+    return frechet(*(fitted([ready.encode(picture) for picture in pictures]) for pictures in (some, others)))

@@ -18,8 +18,10 @@ from ..hosts.headless import diffusers
 from ..hosts.headless.checkpoints import demo_models, find_checkpoint
 from ..settings import Settings, resolve
 from ..surrogate import Objective, Surrogate
-from . import balance, cost, quality, real, tiles, unseen
+from . import cost, gallery, quality, real, tiles, unseen
 from .asked import Asked, Figures, Part, Say
+from .evidence import collecting as evidence
+from .evidence import tables
 from .meters import Clock
 from .models import TextEncoder, random_sd_v1
 from .ratios import ratio
@@ -37,6 +39,7 @@ def run(asked: Asked, out: Path, parts: Sequence[str]) -> Figures:
     the baseline, which by itself has the system clear new pages at every step.
     """
     figures: Figures = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    say: Say = partial(print, flush=True)
     for name in parts:
         with ProcessPoolExecutor(1, get_context("spawn")) as process:
             found = process.submit(_measured, name, asked, torch.get_num_threads()).result()
@@ -44,6 +47,8 @@ def run(asked: Asked, out: Path, parts: Sequence[str]) -> Figures:
         figures |= together(figures)
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    if {"visibility", "survival"} & set(parts):
+        say(tables.first_table(figures))
     return figures
 
 
@@ -187,8 +192,8 @@ def _matched_on(
     return model.name, quality.steps_to_match(model, unseen.pictures(quality.OF_EACH_KIND), PRESET, objective)
 
 
-PARTS: dict[str, Part] = {"visibility": balance.visibility, "survival": balance.survival, "real": real.figures}
-PARTS |= {"steps": steps, "tiles": tiles.figures, "scaling": scaling}
+PARTS: dict[str, Part] = {"visibility": evidence.visibility, "survival": evidence.survival, "real": real.figures}
+PARTS |= {"steps": steps, "tiles": tiles.figures, "gallery": gallery.figures, "scaling": scaling}
 PARTS |= {f"{name}{side}": part(side) for side in SIDES for name, part in (("costs", costs), ("peaks", peaks))}
 
 

@@ -12,6 +12,7 @@ from ..gallery import paths
 from ..gallery.journal import Say
 from ..gallery.manifest import PASSED_OVER
 from ..surrogate import Surrogate
+from . import mimicry
 from .pairs import Paths, pairs
 
 PAGE, TABLE, OBJECT = "index.html", "results.csv", "results.json"
@@ -25,18 +26,29 @@ def run(options: argparse.Namespace, say: Say, complain: Say) -> list[str]:
 
     Raises SettingsError, OutputError, CheckpointError, and PictureError where no pair could be judged."""
     from ..evaluation.results import as_csv, as_json, results
+    from ..evaluation.words import told
 
     found, lone = pairs(options.original, options.protected)
     out: Path = options.out
     _require_room(out, found)
+    settings, target = _settings(options)
+    training = mimicry.training_for(options)
+    prompts = {pair.name: mimicry.prompt_of(pair.original, settings.prompt) for pair in found if training}
     models, missing = _models(options, complain)
-    judged, failed = _judge_all(found, models, options, say, complain)
+    judged, failed = _judge_all(found, models, settings, target, say, complain)
     if not judged:
         raise PictureError("; ".join(failed.values()))
-    everything = results([pair.figures() for pair in judged], {**failed, **lone}, missing)
-    _write(out, everything, judged, embed=not options.no_pictures, texts=(as_json, as_csv))
-    for told in everything["verdicts"]:
-        say(told["words"])
+    imitated = []
+    if training and models:
+        own = [prompts[pair.protected] for pair in judged]
+        imitated, why = mimicry.of_models(models, judged, own, training, settings, _follower(say))
+        missing |= why
+    everything = results(
+        [pair.figures() for pair in judged], {**failed, **lone}, missing, [m.figures for m in imitated]
+    )
+    _write(out, everything, judged, imitated, embed=not options.no_pictures, texts=(as_json, as_csv))
+    for words in told(everything):
+        say(words)
     for name, why in lone.items():
         complain(f"{PASSED_OVER}: {name}: {why}")
     say(f"-> {out / PAGE}")
@@ -72,6 +84,8 @@ def _models(options: argparse.Namespace, complain: Say) -> tuple[list[Surrogate]
     for judge in models:
         if getattr(judge, "is_demo", False):
             complain(model.DEMO_WARNING)
+        if about := getattr(judge, "about", ""):
+            complain(f"{judge.name}: {about}")
     return models, {}
 
 
@@ -82,27 +96,32 @@ def _load(options: argparse.Namespace, checkpoint: str | None) -> Surrogate:
 
 
 def _real(options: argparse.Namespace) -> list[Surrogate]:
-    """The autoencoder of a file or folder; of a folder of several, each. Raises CheckpointError."""
+    """The autoencoder of a file or folder; of a folder of several, each. Where we have a denoiser for its latents, with
+    that. Raises CheckpointError."""
+    from ..hosts.headless.choice import with_denoiser
+
+    def load(path: Path) -> Surrogate:
+        return with_denoiser(_load(options, str(path)), path)
+
     try:
-        return [_load(options, str(options.real))]
+        return [load(options.real)]
     except CheckpointError:
         if not options.real.is_dir():
             raise
         files = [path for path in sorted(options.real.iterdir()) if path.suffix in MODELS and "encoder" in path.stem]
         if not files:
             raise
-    return [_load(options, str(path)) for path in files]
+    return [load(path) for path in files]
 
 
 def _judge_all(
-    found: list[Paths], models: Sequence[Surrogate], options: argparse.Namespace, say: Say, complain: Say
+    found: list[Paths], models: Sequence[Surrogate], settings: Any, target: Any, say: Say, complain: Say
 ) -> tuple[list[Any], dict[str, str]]:
     judged, failed = [], dict[str, str]()
-    settings, target = _settings(options)
     for i, pair in enumerate(found):
         count = f"[{i + 1}/{len(found)}] " if len(found) > 1 else ""
         try:
-            judged.append(_judge(pair, models, settings, target, _follower(options)))
+            judged.append(_judge(pair, models, settings, target, _follower()))
         except MistError as error:
             failed[pair.name] = str(error)
             if len(found) > 1:
@@ -151,24 +170,33 @@ def _told(pair: Any) -> str:
     return short_of(pair.figures())
 
 
-def _follower(options: argparse.Namespace) -> Callable[[str], None]:
+def _follower(say: Say = lambda words: None) -> Callable[[str], None]:
+    """Says each part once, when it begins."""
     from ..ending import told_to_end
 
+    said = ""
+
     def on_part(words: str) -> None:
+        nonlocal said
         if told_to_end():
             raise KeyboardInterrupt
+        if words != said:
+            say(words)
+        said = words
 
     return on_part
 
 
-def _write(out: Path, everything: dict[str, Any], judged: list[Any], *, embed: bool, texts: Any) -> None:
+def _write(
+    out: Path, everything: dict[str, Any], judged: list[Any], imitated: list[Any], *, embed: bool, texts: Any
+) -> None:
     """All are made before the first is written."""
     from ..evaluation.page.writing import page
     from ..pictures.writing import write_text
 
     as_json, as_csv = texts
     made = {
-        PAGE: page(everything, judged, embed=embed),
+        PAGE: page(everything, judged, imitated, embed=embed),
         TABLE: as_csv(everything),
         OBJECT: as_json(everything),
     }

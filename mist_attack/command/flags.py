@@ -11,6 +11,7 @@ from ..control import Control
 from ..controls import BY_NAME
 from ..errors import SettingsError
 from ..presets import usual
+from . import mimicry
 
 FORMATS = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}
 BENCH_PARTS = (
@@ -19,6 +20,7 @@ BENCH_PARTS = (
     "real",
     "steps",
     "tiles",
+    "gallery",
     "scaling",
     "costs256",
     "peaks256",
@@ -221,6 +223,7 @@ def _add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
     )
     for name in EVALUATE_CONTROLS:
         _add_control(parser, BY_NAME[name])
+    mimicry.add_flags(parser)
     parser.add_argument("--no-pictures", action="store_true", help="a page of figures alone, which may be published")
     parser.add_argument("--device", help=DEVICE)
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the UNet (default float32)")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from ..ending import heed_signals, told_to_end
 from ..errors import DeviceError, MistError, SettingsError, quoted
+from ..importing import uncollected
 from .flags import BENCH_PARTS, GPU_PARTS, THEIRS, parser, theirs
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _require_torch() -> None:
     try:
-        import torch  # noqa: F401
+        with uncollected():
+            import torch  # noqa: F401
     except (ImportError, OSError) as error:  # libraries of CUDA that are missing, or of another version
         detail = " ".join(str(error).split())
         raise DeviceError(f"torch cannot be imported ({detail}). Install it again: see https://pytorch.org") from error

@@ -30,9 +30,9 @@ def unseen(each: int = 4, side: int = SIDE) -> dict[str, list[Tensor]]:
     }
 
 
-def style(count: int = 12) -> list[Tensor]:
+def style(count: int = 12, side: int = SIDE) -> list[Tensor]:
     """Pictures of one manner: pale concentric arcs in two colours on dark blue."""
-    return [_tensor(_drawn(arcs, seed, "#101840")) for seed in range(count)]
+    return [_tensor(_drawn(arcs, seed, "#101840", side)) for seed in range(count)]
 
 
 def _photograph(name: str, side: int) -> Image.Image:

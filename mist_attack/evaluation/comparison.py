@@ -49,16 +49,36 @@ def img2img(
     """
     generator = seeded(surrogate.device, seed)
     latents = surrogate.encode(image)
-    highest = max(1, round(strength * len(surrogate.sigmas)) - 1)
-    timesteps = torch.linspace(highest, 0, steps, dtype=torch.float32, device="cpu").round().long()
-    sigmas = torch.cat([surrogate.sigmas[timesteps.to(surrogate.sigmas.device)], latents.new_zeros(1)])
+    sigmas = _descent(surrogate, strength, steps)
     noise = normal(latents, generator)
     x = surrogate.noising.noised(latents, noise, sigmas[:1])
     for sigma, following in pairwise(sigmas):
-        if sigma == following:  # two rounded timesteps fell together
-            continue
-        denoised = surrogate.denoise(x, sigma[None], conditioning)
-        x = x + (x - denoised) / sigma * (following - sigma)
+        x = _step(surrogate, x, sigma, following, conditioning)
         if mask is not None:
             x = torch.where(mask > 0, x, surrogate.noising.noised(latents, noise, following[None]))
     return surrogate.decode(x)
+
+
+@torch.no_grad()
+def sample(surrogate: Surrogate, noise: Tensor, conditioning: Conditioning, steps: int = 25) -> Tensor:
+    """Pictures from noise alone, by the steps of `img2img`. noise: (B, C, h, w), standard normal -> (B, 3, H, W)."""
+    sigmas = _descent(surrogate, 1.0, steps)
+    x = surrogate.noising.noised(torch.zeros_like(noise), noise, sigmas[:1].expand(len(noise)))
+    for sigma, following in pairwise(sigmas):
+        x = _step(surrogate, x, sigma, following, conditioning)
+    return surrogate.decode(x)
+
+
+def _descent(surrogate: Surrogate, strength: float, steps: int) -> Tensor:
+    """(steps + 1,) noise levels from `strength` of the schedule down to none."""
+    highest = max(1, round(strength * len(surrogate.sigmas)) - 1)
+    timesteps = torch.linspace(highest, 0, steps, dtype=torch.float32, device="cpu").round().long()
+    sigmas = surrogate.sigmas[timesteps.to(surrogate.sigmas.device)]
+    return torch.cat([sigmas, sigmas.new_zeros(1)])
+
+
+def _step(surrogate: Surrogate, x: Tensor, sigma: Tensor, following: Tensor, conditioning: Conditioning) -> Tensor:
+    if sigma == following:  # two rounded timesteps fell together
+        return x
+    denoised = surrogate.denoise(x, sigma.expand(len(x)), conditioning)
+    return x + (x - denoised) / sigma * (following - sigma)

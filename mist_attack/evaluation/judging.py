@@ -30,11 +30,11 @@ from .survival import survival_figures
 T = TypeVar("T")
 NEEDS_DENOISER = "this needs the whole model, and only an autoencoder is there"
 NEVER = {
-    "mimicry": "no model was fine-tuned on the pictures, which is what imitators do",
+    "mimicry": "no model was fine-tuned on the pictures, which is what imitators do (mist evaluate --mimicry does)",
     "lpips": "LPIPS needs weights that Mist does not ship",
     "dists": "DISTS needs weights that Mist does not ship",
 }
-"""What no evaluation measures yet, and why."""
+"""What is not measured unless it is asked for, and why."""
 TRANSPARENT = "transparency was left out: colours alone are compared"
 
 
@@ -43,8 +43,8 @@ class Judgement:
     """What one model makes of one pair of pictures."""
 
     figures: dict[str, Any]
-    """model, is_demo; views by name, each with words, effect and survival; denoising, img2img and inpainting, None
-    where not_measured says why. See docs/evaluate.md."""
+    """model, is_demo, about; views by name, each with words, effect and survival; denoising, img2img and inpainting,
+    None where not_measured says why. See docs/evaluate.md."""
     pictures: Pictures = field(default_factory=dict)
     """What the model made: (1, 3, h, w) uint8 on the CPU, by name."""
 
@@ -117,6 +117,7 @@ class _Job:
         figures = {
             "model": ready.name,
             "is_demo": bool(getattr(ready, "is_demo", False)),
+            "about": getattr(ready, "about", ""),
             "views": views,
             **dict.fromkeys(("denoising", "img2img", "inpainting")),
         }

@@ -22,7 +22,7 @@ from .judging import NEVER, Judgement, notices_of
 from .metrics import spectrum, visibility
 from .survival import NEAREST, WORST
 from .transforms import SUITE
-from .words import HALF, verdict
+from .words import HALF, imitated, verdict
 
 FORMAT = 1
 COLUMNS = ("original", "protected", "model", "view", "figure", "value", "low", "high")
@@ -34,6 +34,8 @@ MADE = {
 }
 """What a model makes of both pictures, by the names of `Judgement.pictures`, with titles."""
 
+TOLD = "model", "is_demo", "about"
+"""Of a summary, beside its verdict."""
 MEDIANS = ("shift_over_noise", "after_half", WORST, NEAREST)
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet computes what begins so."""
@@ -75,16 +77,25 @@ class Pair:
         return sheet(made) if made else torch.cat([self.before, self.after], dim=3)
 
 
-def results(pairs: Sequence[dict[str, Any]], failed: dict[str, str], not_measured: dict[str, str]) -> dict[str, Any]:
-    """Everything that is written. pairs: `Pair.figures` of one or more; failed: names and why."""
-    found = summaries(pairs)
+def results(
+    pairs: Sequence[dict[str, Any]],
+    failed: dict[str, str],
+    not_measured: dict[str, str],
+    mimicries: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    """Everything that is written. pairs: `Pair.figures` of one or more; failed: names and why; mimicries:
+    `Mimicry.figures` of each model that was fine-tuned on all of them."""
+    found, never = summaries(pairs), {name: why for name, why in NEVER.items() if name != "mimicry" or not mimicries}
     return _finite(
         {
             "format": FORMAT,
             "mist": __version__,
-            "verdicts": [{"model": row["model"], "is_demo": row["is_demo"], "words": verdict(row)} for row in found],
+            "verdicts": [{name: row[name] for name in TOLD} | {"words": verdict(row)} for row in found],
             "summary": found,
-            "not_measured": NEVER | not_measured,
+            "mimicry": [
+                {**figures, "words": [imitated(figures, style) for style in figures["styles"]]} for figures in mimicries
+            ],
+            "not_measured": never | not_measured,
             "failed": failed,
             "pairs": list(pairs),
         }
@@ -144,6 +155,7 @@ def _summary(found: dict[str, Any], pictures: int, over: str, survival: Any) -> 
     return {
         "model": found["model"],
         "is_demo": found["is_demo"],
+        "about": found["about"],
         "pictures": pictures,
         "intervals_over": over,
         "changes": len(survival),
@@ -182,6 +194,8 @@ def as_csv(found: dict[str, Any]) -> str:
     for pair in found["pairs"]:
         for row in _rows(pair):
             writer.writerow([_inert(pair[key]) for key in ("original", "protected")] + [_inert(cell) for cell in row])
+    for figures in found["mimicry"]:
+        writer.writerows(["", "", *map(_inert, row)] for row in _mimicry_rows(figures))
     return table.getvalue()
 
 
@@ -199,6 +213,15 @@ def _rows(pair: dict[str, Any]) -> Iterator[list[Any]]:
         for row in found["img2img"] or ():
             yield from _flat(found["model"], "whole", f"img2img.{row['strength']:g}.", row)
         yield from _flat(found["model"], "whole", "inpainting.", found["inpainting"] or {})
+
+
+def _mimicry_rows(found: dict[str, Any]) -> Iterator[list[Any]]:
+    for style in found["styles"]:
+        view = f"mimicry, as {style['eye']} sees it"
+        yield from _flat(found["model"], view, "distance.", style["distances"])
+        yield from _flat(found["model"], view, "", {"originals_over_model": style["originals_over_model"]})
+        for name, ratios in style["protected"].items():
+            yield from _flat(found["model"], view, f"{name}_", ratios)
 
 
 def _flat(model: str, view: str, prefix: str, figures: dict[str, Any]) -> Iterator[list[Any]]:

@@ -11,6 +11,8 @@ from .transforms import SUITE
 NOTHING, LITTLE = 1.0, 1.5
 """Times as far as noise: up to these a shift is no protection, or hardly one."""
 HALF = "half"
+REACHED = 0.8
+"""Of the distance without a LoRA: below it, with all of the interval, a style was imitated."""
 DEMO = (
     "Demo model: it was made to be easy to attack. These figures show how the tool works, not what a protection is "
     "worth against real models."
@@ -71,6 +73,35 @@ def verdict(summary: Figures) -> str:
     )
 
 
+def imitated(found: Figures, style: Figures) -> str:
+    """A sentence about one `Mimicry.figures` and one of its styles, for each protected set."""
+    name = found["model"] if found["model"] == style["eye"] else f"{found['model']}, as {style['eye']} sees it"
+    clean = style["originals_over_model"]
+    if clean["high"] >= REACHED:
+        return (
+            f"{name}: mimicry was not reached. Pictures by LoRAs of the originals lie {_between(clean)} times as far "
+            "from their style as those without one, so nothing can be said of what the protection does to imitators."
+        )
+    return " ".join(_imitated(name, label, ratios, clean) for label, ratios in style["protected"].items())
+
+
+def _imitated(name: str, label: str, ratios: Figures, clean: Figures) -> str:
+    over, left = ratios["over_originals"], ratios["over_model"]
+    return (
+        f"{_imitation(over, left)}: pictures by LoRAs of the {label} pictures lie {_between(over)} times as far from "
+        f"the originals' style as those by LoRAs of the originals, by {name}; of the distance without a LoRA, "
+        f"{_percent(left)} instead of {_percent(clean)}."
+    )
+
+
+def _imitation(over: Figures, left: Figures) -> str:
+    if over["high"] < 1:
+        return "Imitated, and better than the originals are"
+    if over["low"] <= 1:
+        return "Imitated no worse than the originals are, as far as can be told"
+    return "Imitated, but worse than the originals are" if left["high"] < REACHED else "Imitation kept off"
+
+
 def _grade(times: Figures, after: Figures) -> str:
     if times["low"] <= NOTHING:
         return "No protection beyond noise on this model"
@@ -89,6 +120,11 @@ def _percent(found: Figures) -> str:
     return f"{found['value']:.0%} ({found['low']:.0%} to {found['high']:.0%})"
 
 
+def told(found: Figures) -> list[str]:
+    """A sentence about each model, and about what each made when it was fine-tuned, of `results.results`."""
+    return [row["words"] for row in found["verdicts"]] + [words for row in found["mimicry"] for words in row["words"]]
+
+
 def as_text(found: Figures) -> str:
     """An evaluation (`results.results`) to be read as text: words first, numbers after."""
     return "\n".join([*sentences(found), "", *numbers(found)])
@@ -96,8 +132,9 @@ def as_text(found: Figures) -> str:
 
 def sentences(found: Figures) -> list[str]:
     """Of an evaluation: the verdicts, and what there is to say of each picture."""
-    lines = [told["words"] for told in found["verdicts"]]
-    lines += [DEMO] if any(told["is_demo"] for told in found["verdicts"]) else []
+    lines = told(found)
+    lines += [DEMO] if any(row["is_demo"] for row in found["verdicts"]) else []
+    lines += [row["about"] for row in found["verdicts"] if row["about"]]
     return lines + [line for name, pair in _named(found) for line in (f"{name}{_told_of(pair)}", *pair["notices"])]
 
 

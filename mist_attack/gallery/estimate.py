@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..errors import MistError
 from ..pictures.metadata import Metadata
-from ..pictures.reading import Picture, require_readable
+from ..pictures.reading import Picture, require_readable, size_in
 from ..settings import Settings
 from ..views import plan
 from .journal import Say, named, tell_passed
@@ -156,11 +156,8 @@ def _cost(request: Request, work: Work) -> float:
         picture, settings, _, _ = opened(task)
         height, width = picture.images.shape[2:]
         return _pixels(height, width, settings)
-    try:
-        with Image.open(io.BytesIO(task.data)) as image:
-            return _pixels(image.height, image.width, task.settings)
-    except Exception:  # it will fail, and soon
-        return 0.0
+    width, height = size_in(task.data)
+    return _pixels(height, width, task.settings) if width else 0.0  # it will fail, and soon
 
 
 def _pixels(height: int, width: int, settings: Settings) -> float:

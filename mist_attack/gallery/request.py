@@ -69,7 +69,7 @@ def task_for(request: Request, work: Work) -> tuple[Task, dict[str, Any]]:
     data, settings, mask_path = read_bytes(work.source), request.settings, work.mask or request.mask
     mask = None if mask_path is None else read_bytes(mask_path)
     if work.prompt:
-        settings = replace(settings, prompt=_read_prompt(work.prompt))
+        settings = replace(settings, prompt=read_prompt(work.prompt))
     name = name_of(request, work)
     task = Task(
         name,
@@ -111,7 +111,7 @@ def name_of(request: Request, work: Work) -> str:
     return str(work.source) if work.refused else work.output.relative_to(request.root).as_posix()
 
 
-def _read_prompt(path: Path) -> str:
+def read_prompt(path: Path) -> str:
     """On one line; an empty file is an empty prompt."""
     is_empty = path.is_file() and path.stat().st_size == 0
     try:

@@ -34,8 +34,12 @@ def run(
     CheckpointError and DeviceError for the model, and OutputError for the report itself or
     while another run is at work in the same place, pass through.
     """
-    with _manifest(request) as manifest, closing(runner):
-        return _Run(request, runner, policy, manifest, report, say, complain).go()
+
+    def work() -> list[str]:
+        with _manifest(request) as manifest, closing(runner):
+            return _Run(request, runner, policy, manifest, report, say, complain).go()
+
+    return runner.alongside(work)
 
 
 def _manifest(request: Request) -> AbstractContextManager[Manifest]:
@@ -79,9 +83,17 @@ class _Run:
 
     def _fill(self) -> bool:
         """Give the runner what it has room for; is anything left to wait for?"""
-        while self.queue and self.runner.has_room and not self.stopped:
+        while self.queue and self.runner.has_room and not self.stopped and self._may_start():
             self._start(self.queue.popleft())
         return bool(self.flying) or (bool(self.queue) and not self.stopped)
+
+    def _may_start(self) -> bool:
+        """In this process a picture at which it died goes alone, so that the next death is known to be its own; and
+        nothing follows a picture whose failure would be the last."""
+        if not (self.flying and self.runner.dies_with_its_worker):
+            return True
+        names = [*self.flying, name_of(self.request, self.queue[0])]
+        return not self.policy.fail_fast and not any(map(self.manifest.deaths, names))
 
     def _start(self, work: Work) -> None:
         name, facts = name_of(self.request, work), {}
@@ -127,6 +139,9 @@ class _Run:
 
     def _stop(self) -> None:
         self.stopped = True
+        for task in self.runner.withdraw():
+            self.queue.append(self.flying.pop(task.name)[0])
+            self.manifest.leave(task.name)
         if self.queue:
             self.journal.complain(
                 f"stopped: the other {len(self.queue)} would fail in the same way, and were not tried."
@@ -144,7 +159,7 @@ class _Run:
 
     def _fail(self, work: Work, facts: dict[str, Any], error: str) -> None:
         self._finish(Row(*self._names(work), error=error, facts=facts), name_of(self.request, work))
-        self.stopped = self.policy.fail_fast
+        self.stopped |= self.policy.fail_fast
 
     def _give_up(self, work: Work, facts: dict[str, Any], error: str | None = None) -> None:
         why = f" ({error})" if error else ""

@@ -26,6 +26,8 @@ from ..surrogate import Surrogate, out_of_memory
 
 SMALL = 64  # pixels: the sides of a picture on which every model can do a step
 Prepare = Callable[[Picture, Settings], tuple[Picture, Settings]]
+Opened = tuple[Picture, Settings, Tensor | None, list[str]]
+"""A picture and its settings, prepared; its mask; and notices."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,30 @@ class Model:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Computed:
+    """What the model has made of a task's picture; a file is still to be made of it."""
+
+    task: Task
+    found: Opened
+    images: Tensor
+    """(1, 3, H, W) in [0, 1]."""
+    report: Report
+    environment: dict[str, Any]
+
+
 def attempt(task: Task, model: Model, on_step: OnStep | None = None) -> Outcome:
     """Protect; whatever goes wrong with the picture or the machine becomes an outcome."""
+    found = computing(task, lambda: ready(task), model, on_step)
+    return found if isinstance(found, Outcome) else filing(found)
+
+
+def computing(
+    task: Task, opening: Callable[[], Opened], model: Model, on_step: OnStep | None = None
+) -> Computed | Outcome:
+    """What the model does, all that a file is made of; or what went wrong, also in `opening`, which is `ready`."""
     try:
-        return Outcome(task, protected(task, model, on_step))
+        return computed(task, opening(), model, on_step)
     except CheckpointError as error:
         return Outcome(task, error=str(error), fatal=not task.own_prompt)
     except MistError as error:
@@ -95,6 +117,16 @@ def attempt(task: Task, model: Model, on_step: OnStep | None = None) -> Outcome:
     if isinstance(failure, RuntimeError) and not out_of_memory(failure) and not _can_step(task, model):
         return Outcome(task, error=_of_the_device(model.surrogate.device, failure), again=True, fatal=True)
     return Outcome(task, error=told(failure), again=True)
+
+
+def filing(made: Computed) -> Outcome:
+    """The file, without the model; or what went wrong."""
+    try:
+        return Outcome(made.task, result_of(made))
+    except MistError as error:
+        return Outcome(made.task, error=str(error))
+    except (RuntimeError, MemoryError, OSError, ValueError) as error:
+        return Outcome(made.task, error=told(error), again=True)
 
 
 def _can_step(task: Task, model: Model) -> bool:
@@ -117,15 +149,26 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no details'}"
 
 
-def protected(task: Task, model: Model, on_step: OnStep | None = None) -> Result:
-    """Raises as `read_picture`, `protect` and `finished` do."""
-    picture, settings, mask, notices = opened(task)
-    require_encodable(task, picture)
+def ready(task: Task) -> Opened:
+    """All that is done before the steps. Raises as `read_picture` and `require_encodable` do."""
+    found = opened(task)
+    require_encodable(task, found[0])
+    return found
+
+
+def computed(task: Task, found: Opened, model: Model, on_step: OnStep | None = None) -> Computed:
+    """Raises as `protect` does."""
+    picture, settings, mask, _ = found
     result = protect(picture.images, model.surrogate, settings, mask=mask, target=model.target, on_step=on_step)
+    return Computed(task, found, result.images, result.reports[0], environment(model.surrogate))
+
+
+def result_of(made: Computed) -> Result:
+    """Raises as `finished` does."""
+    picture, settings, mask, notices = made.found
     budget = budget_for(picture.images, mask, settings)
-    data, lost = finished(task, picture, result.images, result.reports[0], budget)
-    told = [*notices, *result.reports[0].notices, *lost]
-    return Result(data, result.reports[0].as_dict(), told, environment(model.surrogate))
+    data, lost = finished(made.task, picture, made.images, made.report, budget)
+    return Result(data, made.report.as_dict(), [*notices, *made.report.notices, *lost], made.environment)
 
 
 def finished(
@@ -145,7 +188,7 @@ def require_encodable(task: Task, picture: Picture) -> None:
     encode_picture(task.name, torch.zeros_like(picture.images), picture, lossy_quality=task.lossy_quality)
 
 
-def opened(task: Task) -> tuple[Picture, Settings, Tensor | None, list[str]]:
+def opened(task: Task) -> Opened:
     """The picture and its settings, prepared; its mask; and notices."""
     picture, settings, mask = read_picture(task.source, task.data), task.settings, None
     notices = list(picture.notices)

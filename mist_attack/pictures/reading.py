@@ -24,7 +24,7 @@ import io
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -126,6 +126,13 @@ def require_readable(path: PathLike, data: bytes | None = None) -> None:
     with _opened(path, read_bytes(path) if data is None else data, []) as image:
         _check(path, image, [])
         _check_depth(path, image, [])
+
+
+def size_in(data: bytes) -> tuple[int, int]:
+    """Width and height of a picture, by its header; zeros where that tells nothing. Nothing is decoded."""
+    with suppress(Exception):  # decoders raise almost anything on a bad file
+        return jxl_size(data) or Image.open(io.BytesIO(data), formats=decoders()).size
+    return 0, 0
 
 
 def read_mask(path: PathLike, height: int, width: int, data: bytes | None = None) -> tuple[Tensor, tuple[str, ...]]:

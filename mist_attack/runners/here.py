@@ -1,24 +1,27 @@
-"""This process, one picture after the other."""
+"""This process: one picture after the other at the model, and their files beside it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..ending import told_to_end
 from ..gallery.journal import Say
-from ..gallery.task import Model, Outcome, Task, attempt
+from ..gallery.task import Model, Outcome, Task, computing
 from ..hosts.headless import checkpoints, diffusers, memory
 from ..pgd import OnStep, Progress
 from . import model
 from .bars import bar_for
+from .line import Flight, Line
 from .model import ModelOptions
 
+T = TypeVar("T")
 READ_LOSS_EVERY = 0.5  # seconds: reading a number waits for the device
 
 
@@ -31,40 +34,62 @@ class HereOptions:
 
 
 class HereRunner:
-    """`mist_attack.runners.protocol.Runner` with one model, loaded when the first picture comes."""
+    """`mist_attack.runners.protocol.Runner` with one model, loaded when the first picture comes.
+
+    The model works in the thread that calls `alongside`: signals and torch's threads are the main thread's. The next
+    pictures are read beside it, and files are made of the last ones. Outcomes come in the order of the tasks.
+    """
 
     dies_with_its_worker = True
 
     def __init__(self, load: Callable[[], Model], *, bars: bool = False) -> None:
         self._load, self._bars = load, bars
         self._model: Model | None = None
-        self._task: Task | None = None
+        self._line = Line()
+
+    def alongside(self, work: Callable[[], T]) -> T:
+        with ThreadPoolExecutor(1, "mist-gallery") as clerk:
+            done = clerk.submit(work)
+            done.add_done_callback(lambda _: self._line.close())
+            try:
+                while flight := self._line.next():
+                    self._compute(flight)
+            except BaseException as error:
+                self._line.fail(error)
+                done.result()
+                raise
+            return done.result()
 
     @property
     def has_room(self) -> bool:
-        return self._task is None
+        return self._line.has_room
 
     def submit(self, task: Task) -> None:
-        self._task = task
+        self._line.add(task)
 
     def wait(self) -> Outcome:
-        assert self._task is not None
-        self._model = self._model or self._load()
-        task, self._task = self._task, None
-        with bar_for(task, shown=self._bars) as bar:
-            return attempt(task, self._model, _on_step(bar))
+        return self._line.first_outcome()
+
+    def withdraw(self) -> list[Task]:
+        return self._line.withdraw()
 
     def close(self) -> None:
-        self._model = self._task = None
+        self._line.close()
+
+    def _compute(self, flight: Flight) -> None:
+        self._model = self._model or self._load()
+        with bar_for(flight.task, shown=self._bars) as bar:
+            step = _on_step(bar, self._line.is_closed)
+            self._line.settle(flight, computing(flight.task, flight.opened.result, self._model, step))
 
 
-def _on_step(bar: Any) -> OnStep:
+def _on_step(bar: Any, is_closed: Callable[[], bool] = lambda: False) -> OnStep:
     due = 0.0
 
     def on_step(progress: Progress) -> None:
         nonlocal due
         bar.update(1)
-        if told_to_end():
+        if told_to_end() or is_closed():
             raise KeyboardInterrupt
         if not bar.disable and time.monotonic() >= due:
             bar.set_postfix_str(f"loss {float(progress.loss):.4g}")

@@ -13,6 +13,7 @@ from ..devices import pick_device
 from ..errors import CheckpointError
 from ..gallery.journal import Say
 from ..hosts.headless import checkpoints, choice
+from ..importing import uncollected
 
 DEMO_WARNING = "This is the demo model: it demonstrates, and does not protect against real models."
 SAMPLE = 2**20
@@ -33,7 +34,8 @@ class ModelOptions:
 def load(options: ModelOptions) -> choice.Headless:
     """Raises CheckpointError, DeviceError and SettingsError."""
     checkpoint, device = checkpoints.find_checkpoint(options.checkpoint), pick_device(options.device)
-    return choice.load(checkpoint, device, getattr(torch, options.dtype))
+    with uncollected():  # diffusers is imported here
+        return choice.load(checkpoint, device, getattr(torch, options.dtype))
 
 
 def processors() -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 from ..gallery.task import Outcome, Task
+
+T = TypeVar("T")
 
 
 class Runner(Protocol):
@@ -20,6 +23,15 @@ class Runner(Protocol):
 
     def wait(self) -> Outcome | None:
         """Of any task; None where there is more room now. Raises CheckpointError where there is no model."""
+        ...
+
+    def withdraw(self) -> list[Task]:
+        """Those that were submitted, and that nobody has begun: they are not computed any more."""
+        ...
+
+    def alongside(self, work: Callable[[], T]) -> T:
+        """Do `work`, which submits and waits and at last closes; a runner that computes in this thread does it in
+        another one."""
         ...
 
     def close(self) -> None: ...

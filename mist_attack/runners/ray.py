@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from ..hosts.headless import checkpoints
 from .model import DEMO_WARNING, ModelOptions, bounded, load, processors
 
 ENVIRONMENT = {"GOMP_SPINCOUNT": "1000", "RAY_USAGE_STATS_ENABLED": "0"}
+T = TypeVar("T")
 MAX_CRASHES = 3
 """Workers in a row that may die while they load the model."""
 Answer = tuple["Result | None", "str | None", bool, bool]
@@ -106,6 +108,12 @@ class RayRunner:
             return Outcome(task, error=_reason(failure), died=True)
         self.idle.append(actor)
         return Outcome(task, result, error, again, fatal=fatal)
+
+    def withdraw(self) -> list[Task]:
+        return []
+
+    def alongside(self, work: Callable[[], T]) -> T:
+        return work()
 
     def close(self) -> None:
         if self.actor_class is not None:

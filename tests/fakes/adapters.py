@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from itertools import cycle
 
@@ -72,6 +73,17 @@ def _demo(folder, place):
     return _arranged(diffusers.load(checkpoints.find_checkpoint("demo"), place.device, place.dtype), place)
 
 
+def _small_with_denoiser(folder, place):
+    """A folder of a denoiser, with a small autoencoder's files in vae/."""
+    demo = checkpoints.find_checkpoint("demo")
+    for part in ("unet", "scheduler"):
+        shutil.copytree(demo / part, folder / part)
+    shutil.copy(demo / "prompts.safetensors", folder)
+    (folder / "vae").mkdir()
+    tiny.write(folder / "vae")
+    return _arranged(choice.load(folder, place.device, place.dtype), place)
+
+
 def _arranged(surrogate, place):
     for module in (surrogate.vae, surrogate.unet):
         module.to(memory_format=place.memory_format)
@@ -125,6 +137,7 @@ ADAPTERS = {
     "diffusers file": _single_file,
     "diffusers demo": _demo,
     "small autoencoder": _small_autoencoder,
+    "small autoencoder with a denoiser": _small_with_denoiser,
     "comfyui": _comfyui(comfy.ModelType.EPS),
     "comfyui flow": _comfyui(comfy.ModelType.FLOW),
     "webui": _webui("sd1"),

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from ...words import figure
 from ..effect import Pictures
+from ..imitating import UNTAUGHT
+from ..mimicry import ORIGINALS, SHOWN, Mimicry
 from ..results import MADE, Pair
 from ..transforms import SUITE, NotMeasuredError
 from ..words import DEMO, LABELS
@@ -28,6 +30,13 @@ CROP = 512  # pixels
 SHOWN_PAIRS = 12
 """A page that goes by mail has pictures and plots of so many, and the figures of all."""
 
+GRID = 6  # pictures in a row
+ROWS = {
+    SHOWN: "The originals",
+    ORIGINALS: "By a LoRA of the originals",
+    UNTAUGHT: "By the model without a LoRA",
+}
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -38,8 +47,11 @@ class Shown:
     height: int
 
 
-def page(found: Mapping[str, Any], pairs: Sequence[Pair], *, embed: bool = True) -> str:
-    """HTML of all that `results.results` found of `pairs`, which are in the same order. embed: with the pictures."""
+def page(
+    found: Mapping[str, Any], pairs: Sequence[Pair], mimicries: Sequence[Mimicry] = (), *, embed: bool = True
+) -> str:
+    """HTML of all that `results.results` found of `pairs` and `mimicries`, each in the same order. embed: with the
+    pictures."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -58,6 +70,8 @@ def page(found: Mapping[str, Any], pairs: Sequence[Pair], *, embed: bool = True)
             _section(pair, figures, embed=embed and i < SHOWN_PAIRS, draws=draws and i < SHOWN_PAIRS, number=i)
             for i, (pair, figures) in enumerate(zip(pairs, found["pairs"], strict=True))
         ],
+        grids=[_grid(made.pictures) if embed else [] for made in mimicries],
+        title=_title,
         embedded=embed,
         labels=LABELS,
         demo_words=DEMO,
@@ -78,6 +92,16 @@ def _section(pair: Pair, figures: Mapping[str, Any], *, embed: bool, draws: bool
         shown = _made(made) if embed else []
         models.append({"figures": found, "made": shown, "plots": {title: Markup(svg) for title, svg in drawn.items()}})
     return {"pair": figures, "compared": _compared(pair) if embed else [], "models": models}
+
+
+def _grid(sets: Mapping[str, Sequence[Tensor]]) -> list[dict[str, Any]]:
+    """A row for each set of a `Mimicry`: the originals, what LoRAs made, what the model makes without one."""
+    names = sorted(sets, key=lambda name: (name != SHOWN, name != ORIGINALS, name == UNTAUGHT))
+    return [{"title": _title(name), "pictures": [_shown(_image(x)) for x in sets[name][:GRID]]} for name in names]
+
+
+def _title(name: str) -> str:
+    return ROWS.get(name, f"By a LoRA of the {name} pictures")
 
 
 def _compared(pair: Pair) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
-"""The autoencoders of diffusers: how a picture becomes latents in the denoiser's scale, for each kind.
+"""The autoencoders of diffusers, and small ones: how a picture becomes latents in the denoiser's scale, for each kind.
 
-A kind is a row: it is called with diffusers' module and pictures in [-1, 1], and keeps nothing.
+A kind is a row: it is called with a module and pictures in [-1, 1], and keeps nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
+
+from ..tiny.surrogate import TinySurrogate
 
 
 class KL:
@@ -69,8 +71,34 @@ class Qwen:
         return 2 ** len(vae.config.temperal_downsample)
 
 
-AUTOENCODERS = {kind.module: kind() for kind in (KL, Flux2, Qwen)}
+class Small(nn.Module):
+    """The halves of a small autoencoder as one module."""
+
+    def __init__(self, tiny: TinySurrogate) -> None:
+        super().__init__()
+        self.tiny = tiny
+        self.halves = nn.ModuleList(tiny.modules)
+
+
+class Distilled:
+    """TAESD and its kin, where a denoiser is beside them."""
+
+    module = Small.__name__
+
+    def latents(self, vae: Any, pictures: Tensor) -> Tensor:
+        return vae.tiny.encode(pictures / 2 + 0.5)
+
+    def pictures(self, vae: Any, latents: Tensor) -> Tensor:
+        return vae.tiny.decode(latents) * 2 - 1
+
+    def factor(self, vae: Any) -> int:
+        return vae.tiny.family.factor
+
+
+IN_FOLDERS = {kind.module: kind() for kind in (KL, Flux2, Qwen)}
 """By the name of diffusers' class, as it stands in a folder's config.json."""
+AUTOENCODERS = IN_FOLDERS | {Distilled.module: Distilled()}
+"""By the name of the module's class."""
 
 
 def _per_channel(values: Any, like: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ Nothing here reaches for the network. diffusers and transformers are imported wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ from ..borrowing import heap
 from ..borrowing.denoiser import denoised
 from ..borrowing.lean import lean
 from ..borrowing.lending import fastest_format, frozen, named, recomputed
+from ..tiny.modules import Block
 from . import memory
 from .autoencoders import AUTOENCODERS
 from .checkpoints import ACCEPTED
 from .families import Family, StableDiffusion
 from .folders import load_folder
+from .lora import adapted
 from .prompts import PromptEncoder
 from .schedules import sigmas_of
 from .single_files import SD_V1, load_file
@@ -44,6 +46,7 @@ RECOMPUTED = {  # they hold nearly all activations, and never each other
     "Flux2SingleTransformerBlock",
     "QwenImageTransformerBlock",
     "ZImageTransformerBlock",
+    Block.__name__,
 }
 
 
@@ -65,8 +68,9 @@ class DiffusersSurrogate:
         *,
         family: Family | None = None,
         is_demo: bool = False,
+        about: str = "",
     ) -> None:
-        self.name, self.device, self.is_demo = name, device, is_demo
+        self.name, self.device, self.is_demo, self.about = name, device, is_demo, about
         self.vae, self.unet = vae, unet
         self.family = family or StableDiffusion()
         self.autoencoder = AUTOENCODERS[type(vae).__name__]
@@ -118,6 +122,14 @@ class DiffusersSurrogate:
                 self._conditionings[prompt] = tree_map(lambda part: part.to(*here), encoded)
         return self._conditionings[prompt]
 
+    def lora(self, rank: int, seed: int) -> AbstractContextManager[list[nn.Parameter]]:
+        """Within `run`: a LoRA on the denoiser's attention while open, and the weights of it to train.
+
+        Raises CheckpointError without a denoiser, ImportError without peft."""
+        if self.unet is None:
+            raise CheckpointError(f"{self.name} is an autoencoder without a UNet: there is nothing to fine-tune.")
+        return adapted(self.unet, rank, seed)
+
     def run(
         self,
         job: Callable[[Surrogate], Result],
@@ -151,19 +163,24 @@ def load(
     dtype: torch.dtype = torch.float32,
     *,
     config: Path | None = None,
+    autoencoder: Path | None = None,
 ) -> DiffusersSurrogate:
     """The model in `checkpoint`, on the CPU; it moves to `device` (default: `pick_device()`) when it is first run.
 
     `checkpoint` is a single file in the original layout of Stable Diffusion 1, 2 or XL, a folder of diffusers (see
     families.py), a folder with only an autoencoder, or a demo model's folder. `dtype` is the denoiser's. `config`
-    describes the modules of a single file; None for those of its family as it was published.
+    describes the modules of a single file; None for those of its family as it was published. `autoencoder` is a small
+    one's file, in place of a folder's own.
     Raises CheckpointError that says what was found instead, and where diffusers is not installed; DeviceError.
     """
     device = device or pick_device()
     require_working(device)  # before gigabytes are read for it
     memory.require(checkpoint, dtype, device)
     with torch.inference_mode(False), _as_checkpoint_errors(str(checkpoint)):
-        parts = load_folder(checkpoint, dtype) if checkpoint.is_dir() else load_file(checkpoint, dtype, config)
+        if checkpoint.is_dir():
+            parts = load_folder(checkpoint, dtype, autoencoder)
+        else:
+            parts = load_file(checkpoint, dtype, config)
         return DiffusersSurrogate(
             parts.name,
             parts.vae,
@@ -173,6 +190,7 @@ def load(
             device,
             family=parts.family,
             is_demo=parts.is_demo,
+            about=parts.about,
         )
 
 

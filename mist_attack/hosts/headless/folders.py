@@ -16,34 +16,54 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError
-from . import prompts
-from .autoencoders import AUTOENCODERS
+from . import prompts, tiny
+from .autoencoders import IN_FOLDERS, Small
 from .checkpoints import ACCEPTED
 from .families import FAMILIES, Family, StableDiffusion, StableDiffusionXL
 from .parts import Parts
 
 INDEX = "model_index.json"
 LIBRARIES = {"diffusers", "transformers"}
+OURS = "Its denoiser is a small one that we trained on {}'s latents; the autoencoder is strangers'."
 _OFFLINE: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
 
 
-def load_folder(folder: Path, dtype: torch.dtype) -> Parts:
-    """The parts in `folder`, or of one with only an autoencoder that. `dtype` is the denoiser's."""
+def load_folder(folder: Path, dtype: torch.dtype, autoencoder: Path | None = None) -> Parts:
+    """The parts in `folder`, or of one with only an autoencoder that. `dtype` is the denoiser's. autoencoder: a small
+    one's file in place of the folder's."""
     table = folder / "prompts.safetensors"
-    is_demo = table.is_file()
-    vae_folder = folder / "vae" if (folder / "vae").is_dir() else folder
-    vae = _pretrained(vae_folder, _class_of(vae_folder, AUTOENCODERS, "an autoencoder"), torch.float32)
+    vae = _autoencoder(autoencoder or (folder / "vae" if (folder / "vae").is_dir() else folder))
     denoiser_folder = _denoiser_folder(folder)
     if denoiser_folder is None:
         return Parts(f"diffusers model ({folder.name})", vae, prompts.from_folder(folder))
     family = family_of(folder)
     denoiser = _pretrained(denoiser_folder, family.denoiser, dtype)
     schedule = read_json(folder / "scheduler" / "scheduler_config.json")
-    if is_demo:
-        name = f"demo model, {folder.name.replace('seed', 'seed ')}"
-        return Parts(name, vae, prompts.from_table(table), denoiser, family, schedule, is_demo=True)
+    if isinstance(vae, Small):
+        _require_channels(folder, vae, denoiser)
+    if table.is_file():
+        made = vae, prompts.from_table(table), denoiser, family, schedule
+        if isinstance(vae, Small):
+            return Parts(f"{vae.tiny.name} with a denoiser", *made, about=OURS.format(vae.tiny.family.name))
+        return Parts(f"demo model, {folder.name.replace('seed', 'seed ')}", *made, is_demo=True)
     name = f"{family.name} ({folder.name})"
     return Parts(name, vae, _prompts(folder, family, denoiser), denoiser, family, schedule)
+
+
+def _autoencoder(path: Path) -> Any:
+    """diffusers', or a small one of strangers."""
+    if tiny.is_tiny(path):
+        return Small(tiny.load(path, torch.device("cpu")))
+    return _pretrained(path, _class_of(path, IN_FOLDERS, "an autoencoder"), torch.float32)
+
+
+def _require_channels(folder: Path, vae: Small, denoiser: Any) -> None:
+    taken, given = denoiser.config.in_channels, vae.tiny.family.channels
+    if taken != given:
+        raise CheckpointError(
+            f"{folder}: the denoiser takes latents of {taken} channels, and {vae.tiny.name} gives {given}. "
+            "Put the autoencoder that it was trained on into vae/."
+        )
 
 
 def _denoiser_folder(folder: Path) -> Path | None:

@@ -12,7 +12,8 @@ from .prompts import PromptEncoder
 
 @dataclass(frozen=True)
 class Parts:
-    """name: for reports. denoiser: None of an autoencoder alone. schedule: a scheduler's config in diffusers' words."""
+    """name: for reports. denoiser: None of an autoencoder alone. schedule: a scheduler's config in diffusers' words.
+    about: a sentence that every report of it must say."""
 
     name: str
     vae: Any
@@ -21,3 +22,4 @@ class Parts:
     family: Family = field(default_factory=StableDiffusion)
     schedule: Mapping[str, Any] = field(default_factory=dict)
     is_demo: bool = False
+    about: str = ""

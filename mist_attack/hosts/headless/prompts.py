@@ -55,12 +55,12 @@ TEXT_ENCODERS = {
 
 
 def from_table(path: Path) -> PromptEncoder:
-    """The demo model's learned embeddings, one per prompt."""
+    """Learned embeddings, one per prompt, of the denoisers that we trained."""
     table = load_file(path)
 
     def encode(prompt: str) -> Tensor:
         if prompt not in table:
-            raise _unknown(prompt, table, "The demo model has no text encoder.")
+            raise _unknown(prompt, table, "A model of ours has no text encoder.")
         return table[prompt][None].float()
 
     return encode

@@ -6,9 +6,10 @@ import io
 import json
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -28,6 +29,7 @@ from .client import Graph, Server, UnreachableError
 from .graph import OnProgress, run
 from .options import RemoteOptions
 
+T = TypeVar("T")
 LOG_IN = "MIST_COMFYUI_LOGIN"
 NEEDED = ("MistProtect", "MistOptions", "MistTarget", "LoadImage", "LoadImageMask", "PreviewImage", "PreviewAny")
 
@@ -70,6 +72,12 @@ class RemoteRunner:
             return Outcome(task, error=str(error), again=True)
         self.idle.append(server)
         return Outcome(task, result)
+
+    def withdraw(self) -> list[Task]:
+        return []
+
+    def alongside(self, work: Callable[[], T]) -> T:
+        return work()
 
     def close(self) -> None:
         self.ended.set()

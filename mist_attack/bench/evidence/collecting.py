@@ -1,0 +1,179 @@
+"""What is measured: the textural objective on autoencoders, the fused one on whole models, and mimicry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...budget import to_levels
+from ...demo import generated
+from ...evaluation.imitating import LEAST, Training
+from ...evaluation.mimicry import mimicry
+from ...evaluation.transforms import NotMeasuredError
+from .. import balance, fused, judges, unseen
+from ..asked import Asked, Say
+from ..real import on_processes
+from ..ways import LADDER, MIST, PRESETS, by_mist, by_preset
+from .flat import METHODS, Flat, medians, told
+
+EVERYTHING = (balance.PLAIN, *balance.SURVIVED)
+DEMO_EACH = 1
+STYLE_SIDE = 128  # pixels: of pictures that a LoRA is trained on
+PROMPT = "a drawing"
+TRAINING = Training(seeds=(0, 1, 2, 3, 4))
+WAYS = {MIST: "mist"} | {name: name for name in PRESETS}
+FIGURES: dict[str, str] = {balance.PLAIN: "taken_off"} | {name: f"taken_off_after_{name}" for name in balance.SURVIVED}
+FIGURES |= {f"{name}_over_equal": f"{FIGURES[name]}_over_mist_at_equal_psnr" for name in balance.AFTER}
+FIGURES |= {"lost_db": "reconstruction_lost_db", "times_noise": "shift_over_noise"}
+"""What the bench's names are called here; others keep theirs."""
+
+
+MARKS = {"textural": ".taken_off.", "fused": ".fused_denoising_loss.", "mimicry": ".style_distance_over_originals."}
+"""A figure that each part leaves."""
+
+
+def picture_count(asked: Asked) -> int:
+    return sum(len(of) for of in unseen.pictures(max(asked.each, balance.EACH), asked.side, asked.pictures).values())
+
+
+def short(checkpoint: Path) -> str:
+    """A model's name within a key."""
+    return checkpoint.stem.removesuffix("_encoder").removesuffix("_latents")
+
+
+def demo_names() -> dict[Path, str]:
+    return {path: f"demo{number}" for number, path in enumerate(judges.demos())}
+
+
+def visibility(asked: Asked, say: Say) -> Flat:
+    """A part of `mist bench`: of the real autoencoder what is seen and taken off, and the fused objective's figures."""
+    return _on_the_real_one(asked, say, balance.AFTER, tuple(LADDER)) | semantic(asked, say)
+
+
+def survival(asked: Asked, say: Say) -> Flat:
+    """A part of `mist bench`: of the real autoencoder what is left after each transform of the suite."""
+    return _on_the_real_one(asked, say, balance.SURVIVED, (16,))
+
+
+def textural(asked: Asked, say: Say) -> Flat:
+    """On the real autoencoder with a decoder, and on the demo models."""
+    flat = _on_the_real_one(asked, say, EVERYTHING, tuple(LADDER))
+    for path, name in demo_names().items():
+        say(f"textural, {name}")
+        rows = balance.measured_on(balance.jobs_for(asked, path, EVERYTHING, each=DEMO_EACH), asked, say)
+        flat |= _textural(rows, name)
+    return flat
+
+
+def _on_the_real_one(asked: Asked, say: Say, after: tuple[str, ...], strengths: tuple[int, ...]) -> Flat:
+    """None where there is no such autoencoder."""
+    judge = balance.judge_of(asked, say)
+    if judge is None:
+        return {}
+    rows = balance.measured_on(balance.jobs_for(asked, judge, after, strengths), asked, say)
+    return _textural(rows, short(judge))
+
+
+def _textural(rows: balance.Rows, model: str) -> Flat:
+    flat: Flat = {}
+    figures = balance.balance(rows)
+    whole = set(balance.SURVIVED) <= set(rows[0][MIST].off)
+    worst = balance.survived(rows)["survival_worst"] if whole else {}
+    for way, method in WAYS.items():
+        found: dict[str, Any] = {FIGURES.get(str(name), str(name)): values for name, values in figures[way].items()}
+        flat |= told(method, model, found | ({"taken_off_after_worst": worst[way]} if whole else {}))
+    return flat
+
+
+def semantic(asked: Asked, say: Say) -> Flat:
+    """The fused objective on whole models."""
+    flat: Flat = {}
+    named = demo_names() | whole_models(asked.real)
+    jobs = fused.jobs_for(asked, list(named), every=True)
+    judged = fused.judged_on(jobs, asked, say)
+    for path, model in named.items():
+        of = [found.ways for job, found in zip(jobs, judged, strict=True) if job.checkpoint == path]
+        for way, method in WAYS.items():
+            flat |= medians(method, model, [_fused(ways[way]) for ways in of])
+    return flat
+
+
+def _fused(figures: Mapping[str, float]) -> dict[str, float]:
+    equal = "_over_mist_at_equal_psnr"
+    return {f"fused_{name.replace('_over_equal', equal)}": value for name, value in figures.items()}
+
+
+def whole_models(real: Path | None) -> dict[Path, str]:
+    """Those whose autoencoder nobody made attackable: the denoiser that was trained on its latents, if it is there."""
+    return {}
+
+
+class Imitated(NamedTuple):
+    """One model and one style, to be imitated from every method's pictures."""
+
+    checkpoint: Path
+    model: str
+    device: torch.device
+    pictures: Sequence[Tensor]
+    prompt: str
+
+
+def imitation(asked: Asked, say: Say) -> Flat:
+    """Mimicry by LoRAs of the model that the pictures were protected against."""
+    pictures = _style(asked)
+    if pictures is None:
+        say(f"mimicry: not measured, it needs {LEAST} pictures of one kind")
+        return {}
+    named = demo_names() | whole_models(asked.real)
+    jobs = [Imitated(path, name, asked.device, pictures, PROMPT) for path, name in named.items()]
+    flat: Flat = {}
+    with on_processes(asked.device) as processes:
+        for job, found in zip(jobs, _imitated(processes, jobs), strict=True):
+            say(f"mimicry, {job.model}: {found or 'not measured'}")
+            flat |= found
+    return flat
+
+
+def _style(asked: Asked) -> list[Tensor] | None:
+    """Twelve pictures of one manner; of a folder those of its first kind that has enough."""
+    if asked.pictures is None:
+        return generated.style(side=STYLE_SIDE)
+    kinds = unseen.pictures(None, STYLE_SIDE, asked.pictures).values()
+    return next((pictures for pictures in kinds if len(pictures) >= LEAST), None)
+
+
+def _imitated(processes: Executor, jobs: Sequence[Imitated]) -> list[Flat]:
+    return list(processes.map(imitated, jobs))
+
+
+def imitated(job: Imitated) -> Flat:
+    """style_distance: of the pictures by a LoRA of the protected ones over that of the originals' (more is better
+    protected); model and originals: over that of the model as it is (below 1: the LoRA learned the style)."""
+    model: Any = judges.loaded(job.checkpoint, job.device)
+    protected = {method: [_protected(model, x, method) for x in job.pictures] for method in METHODS}
+    originals = [to_levels(x) for x in job.pictures]
+    prompts = [job.prompt] * len(originals)
+    try:
+        found = mimicry(model, originals, protected, prompts, TRAINING, working_size=STYLE_SIDE).figures
+    except NotMeasuredError:
+        return {}
+    style = found["styles"][0]
+    flat = told("originals", job.model, {"style_distance_over_model": _ends(style["originals_over_model"])})
+    for method, ratios in style["protected"].items():
+        figures = {f"style_distance_{name}": _ends(values) for name, values in ratios.items()}
+        flat |= told(method, job.model, figures)
+    return flat
+
+
+def _protected(model: Any, picture: Tensor, method: str) -> Tensor:
+    after = by_mist(model, picture, "fused", 16) if method == "mist" else by_preset(model, picture, "fused", method)
+    return to_levels(after)
+
+
+def _ends(ratio: Mapping[str, float]) -> dict[str, float]:
+    return {"median": ratio["value"], "low": ratio["low"], "high": ratio["high"]}
