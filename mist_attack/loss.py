@@ -52,8 +52,17 @@ class PictureLoss:
 
     def measure(self, x: Tensor, seed: int) -> dict[str, float]:
         """The objective's named figures, means over the views."""
+        return self.figures(self.latents(x), seed)
+
+    def latents(self, x: Tensor) -> list[Tensor]:
+        """Of each view."""
         with torch.no_grad():
-            rows = [objective.measure(self._latents(view, x), seed) for view, objective in self.pairs]
+            return [self._latents(view, x) for view, _ in self.pairs]
+
+    def figures(self, latents: Sequence[Tensor], seed: int) -> dict[str, float]:
+        """`measure` of `latents`."""
+        with torch.no_grad():
+            rows = [objective.measure(z, seed) for z, (_, objective) in zip(latents, self.pairs, strict=True)]
         return {name: float(torch.stack([row[name] for row in rows]).mean()) for name in rows[0]}
 
     def _one(self, view: View, objective: LatentObjective, x: Tensor, transform: Transform) -> tuple[Tensor, Tensor]:

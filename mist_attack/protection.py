@@ -15,8 +15,8 @@ from .loss import PictureLoss
 from .needs import NEEDS
 from .objectives import ESTIMATES, Fused, LatentObjective, build
 from .pgd import OnStep, pgd
-from .randomness import seeded
-from .report import Report, pixel_figures
+from .randomness import noise_like, seeded
+from .report import Report, latent_figures, pixel_figures
 from .settings import Settings
 from .surrogate import Conditioning, Surrogate, out_of_memory
 from .targets import PatternTarget, PictureTarget
@@ -160,10 +160,11 @@ class _Job:
         objectives, target_name = objectives_for(ready, settings, views, height, width, self.target, self.conditioning)
         loss = PictureLoss(ready, views, objectives, generator, Turns(settings.transforms, settings.seed))
 
-        before = loss.measure(budget.x0, settings.seed)
+        first = loss.latents(budget.x0)
         movable = bool(budget.allowed.any())
         protected, done = self._descend(loss, budget, generator) if movable else (original, 0)
-        after = loss.measure(to_unit(protected), settings.seed)
+        last = loss.latents(to_unit(protected))
+        noisy = loss.latents(to_unit(noise_like(original, protected, settings.seed)))
 
         report = Report(
             model=ready.name,
@@ -174,10 +175,11 @@ class _Job:
             steps_done=done,
             stopped=movable and done < settings.steps,
             seconds=round(time.perf_counter() - begun, 3),
-            before=before,
-            after=after,
+            before=loss.figures(first, settings.seed),
+            after=loss.figures(last, settings.seed),
             gradient_ratio=_gradient_ratio(objectives),
             notices=[*self.notices, *_of_no_strength(settings)],
+            **latent_figures(first, last, noisy),
             **pixel_figures(original.cpu(), protected.cpu(), settings.epsilon * 255),
         )
         result = torch.where(budget.reach > 0, to_unit(protected), source)

@@ -30,3 +30,10 @@ def uniform(like: Tensor, generator: torch.Generator) -> Tensor:
 def integers(end: int, shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
     """int64 in 0 to end - 1, each as likely."""
     return torch.randint(end, shape, generator=generator, device=generator.device).to(device)
+
+
+def noise_like(before: Tensor, after: Tensor, seed: int) -> Tensor:
+    """The original with random noise of the same size at each value as a protection: what any change would do. All
+    (1, 3, H, W) uint8."""
+    signs = integers(2, tuple(before.shape), seeded(torch.device("cpu"), seed), before.device).to(torch.int16) * 2 - 1
+    return (before + (after.to(torch.int16) - before).abs() * signs).clamp(0, 255).to(torch.uint8)

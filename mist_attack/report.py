@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,7 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .ciede2000 import colour_differences
+from .flat import flat_figures
+from .words import NOTHING_CHANGED, moved, reached, visible
+
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+Views = Sequence[Tensor]
 STRIP = 64  # rows at a time, so that a large picture needs no further copies of itself
 
 
@@ -46,6 +52,16 @@ class Report:
     """The objective's figures through the model: target_distance, denoising_loss (judged by fresh, equal draws)."""
     gradient_ratio: float | None
     """Fused: semantic over textural gradient norm at the latents, mean over the steps."""
+    ciede2000_mean: float | None = None
+    """Here and below, None also in a report from before there was such a figure."""
+    flat_share: float | None = None
+    flat_noise_levels: float | None = None
+    flat_place: str | None = None
+    """See flat.flat_figures."""
+    latent_shift: float | None = None
+    """How far the model's view of the picture moved, in root mean squares."""
+    latent_shift_of_noise: float | None = None
+    """The same of random noise of that size."""
     notices: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -54,8 +70,29 @@ class Report:
     def as_json(self) -> str:
         return json.dumps(self.as_dict(), indent=2, ensure_ascii=False)
 
+    def words(self) -> str:
+        """What was done, in a few sentences: before any number."""
+        if self.psnr_db is None:
+            return NOTHING_CHANGED
+        seen = {"linf_levels": self.budget_used_levels, **asdict(self)}
+        told = [visible(seen, self.flat_place), reached(self.before, self.after)]
+        if self.latent_shift is not None:
+            told.insert(1, moved(self.shift_over_noise))
+        return " ".join(filter(None, told))
+
+    def as_text(self) -> str:
+        """The words, the numbers, what else is to be said: lines."""
+        by = f"{self.model}; {self.steps_done} steps in {self.seconds:.1f} s"
+        return "\n".join([self.words(), self.summary(), by, *self.notices])
+
+    @property
+    def shift_over_noise(self) -> float | None:
+        if self.latent_shift is None or not self.latent_shift_of_noise:
+            return None
+        return self.latent_shift / self.latent_shift_of_noise
+
     def summary(self) -> str:
-        """One line for a terminal or a page."""
+        """The numbers in one line."""
         effect = ", ".join(
             f"{name.replace('_', ' ')} {self.before[name]:.3g} -> {self.after[name]:.3g}" for name in self.before
         )
@@ -72,10 +109,23 @@ def pixel_figures(original_levels: Tensor, protected_levels: Tensor, epsilon_lev
         "changed_share": int(shift.count_nonzero()) / shift.numel(),
         "psnr_db": psnr(original_levels, protected_levels),
         "ssim": ssim(original_levels, protected_levels),
+        "ciede2000_mean": float(colour_differences(original_levels, protected_levels).double().mean()),
+        **flat_figures(original_levels, protected_levels),
         "mean_shift_levels": _channel_means(shift, room),
         "clipped_share": 1 - int(room.count_nonzero()) / room.numel(),
         "clipped_mean_shift_levels": _channel_means(shift, ~room),
     }
+
+
+def latent_figures(before: Views, after: Views, noisy: Views) -> dict[str, float]:
+    """latent_shift and latent_shift_of_noise, of latents by view: of the original, of the protected picture, and of the
+    original with noise_like's."""
+    return {"latent_shift": _shift(before, after), "latent_shift_of_noise": _shift(before, noisy)}
+
+
+def _shift(a: Views, b: Views) -> float:
+    squares = sum(float((y.float() - x.float()).square().sum()) for x, y in zip(a, b, strict=True))
+    return math.sqrt(squares / sum(latents.numel() for latents in a))
 
 
 def psnr(a: Tensor, b: Tensor) -> float | None:

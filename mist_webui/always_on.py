@@ -70,16 +70,21 @@ def _protect(p: Any, pp: Any, settings: Settings) -> str | None:
     if notices:
         keys["Mist note"] = "; ".join(notices)
         _say(p, f"Mist: {'; '.join(notices)}")
+    p.comment(f"Mist: image {_number(p)}. {outcome.report.words()}")
     _write(p, keys, outcome.image)
     return None
 
 
 def _fail(p: Any, reason: str, published: str) -> None:
     """Said on the page, on the console and, for programs, in the infotext: the image comes back all the same."""
-    message = f"Mist: NOT protected: image {p.iteration * p.batch_size + p.batch_index + 1}. {reason}"
+    message = f"Mist: NOT protected: image {_number(p)}. {reason}"
     errors.report(message)
     _say(p, message)
     _write(p, {infotext.ERROR: f"not protected: {published}"})
+
+
+def _number(p: Any) -> int:
+    return p.iteration * p.batch_size + p.batch_index + 1
 
 
 def _say(p: Any, message: str) -> None:

@@ -68,6 +68,7 @@ class EvaluateResponse(BaseModel):
 class ProtectResponse(BaseModel):
     image: str = Field(title="Image", description="The protected picture: PNG in base64, always lossless.")
     difference: str = Field(default="", title="Amplified difference", description="PNG in base64, where asked for.")
+    words: str = Field(title="Words", description="What was done, in a few sentences.")
     report: dict[str, Any] = Field(title="Report", description="What was done, in numbers; `stopped` if interrupted.")
     infotext: str = Field(title="Infotext", description="As it is written into the PNG's `parameters`.")
 
@@ -184,6 +185,7 @@ def _answer(outcome: Outcome, picture: Picture, *, with_difference: bool) -> Pro
     return ProtectResponse(
         image=pictures.encoded(outcome.image, text, outcome.check),
         difference=pictures.encoded(outcome.difference) if with_difference else "",
+        words=outcome.report.words(),
         report=report | {"notices": [*report["notices"], *picture.notices]},
         infotext=text,
     )

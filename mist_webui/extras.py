@@ -50,6 +50,7 @@ def _protect(pp: Any, values: dict[str, Any]) -> None:
         return
     pp.image = outcome.image
     pp.info.update(infotext.keys_of(outcome.report))
+    pp.info["Mist report"] = outcome.report.words()  # all that the page shows of a picture
     notices = [*outcome.report.notices, *infotext.lossy_notices(*outcome.image.size)]
     if notices:
         pp.info["Mist note"] = "; ".join(notices)

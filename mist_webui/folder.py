@@ -17,7 +17,7 @@ from mist_attack.pictures.reading import read_picture
 from mist_attack.settings import Settings
 
 from . import progress, saving
-from .jobs import protect_picture
+from .jobs import Outcome, protect_picture
 from .pictures import as_pil
 
 PATH = 300
@@ -29,6 +29,12 @@ class Row:
     name: str
     said: str
     protected: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    path: Path
+    outcome: Outcome
 
 
 def works_in(source: str | None, destination: str | None, *, deep: bool = False) -> list[Work]:
@@ -66,8 +72,8 @@ def _folder(name: str | None) -> Path:
 
 def protect_works(
     works: list[Work], settings: Settings, *, target: Image.Image | None = None, output_size: float = 0
-) -> tuple[list[Row], Path | None]:
-    """Rows, and the last file written. A picture that fails is told and the rest goes on.
+) -> tuple[list[Row], Done | None]:
+    """Rows, and the last that was written. A picture that fails is told and the rest goes on.
 
     An interrupted picture is not written, and ends the run."""
     shared.state.job_count = len(works)
@@ -78,36 +84,42 @@ def protect_works(
         if progress.stopped():
             rows.append(Row(name, "not done: interrupted"))
             continue
-        rows.append(_row(name, work, settings, target, output_size))
-        last = work.output if rows[-1].protected else last
+        row, outcome = _row(name, work, settings, target, output_size)
+        rows.append(row)
+        last = last if outcome is None else Done(work.output, outcome)
         shared.state.job_no += 1
     return rows, last
 
 
-def _row(name: str, work: Work, settings: Settings, target: Image.Image | None, output_size: float) -> Row:
+def _row(
+    name: str, work: Work, settings: Settings, target: Image.Image | None, output_size: float
+) -> tuple[Row, Outcome | None]:
     try:
         if work.refused:
             raise MistError(work.refused)
-        said = _protect_file(work, settings, target, output_size)
-        return Row(name, said or "not written: interrupted", protected=said is not None)
+        said, outcome = _protect_file(work, settings, target, output_size)
+        return Row(name, said, protected=outcome is not None), outcome
     except CheckpointError:  # the next picture would fail alike
         raise
     except MistError as error:
-        return Row(name, f"failed: {error}")
+        return Row(name, f"failed: {error}"), None
     except (RuntimeError, MemoryError, OSError) as error:
         errors.report(f"Mist: {work.source}", exc_info=True)
-        return Row(name, f"failed: {type(error).__name__}: {error}")
+        return Row(name, f"failed: {type(error).__name__}: {error}"), None
 
 
-def _protect_file(work: Work, settings: Settings, target: Image.Image | None, output_size: float) -> str | None:
-    """What was done, or None where it was interrupted."""
+def _protect_file(
+    work: Work, settings: Settings, target: Image.Image | None, output_size: float
+) -> tuple[str, Outcome | None]:
+    """What was done, and the outcome where one was written."""
     picture = read_picture(work.source)
     mask = None if work.mask is None else as_pil(read_picture(work.mask))
     outcome = protect_picture(as_pil(picture), settings, mask=mask, target=target, output_size=output_size)
     if outcome.report.stopped:
-        return None
+        return "not written: interrupted", None
     saving.save(work.output, outcome, picture.metadata, work.source)
-    return "; ".join([outcome.report.summary(), *outcome.report.notices, *picture.notices])
+    report = outcome.report
+    return " ".join([report.words(), "; ".join([report.summary(), *report.notices, *picture.notices])]), outcome
 
 
 def table(rows: list[Row]) -> str:

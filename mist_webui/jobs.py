@@ -32,6 +32,8 @@ PLAIN_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr"}
 
 @dataclass(frozen=True)
 class Outcome:
+    original: Image.Image
+    """What was protected, of the same size: RGB, or RGBA where there is transparency."""
     image: Image.Image
     """RGB, or RGBA with the picture's own alpha."""
     difference: Image.Image
@@ -77,7 +79,7 @@ def protect_picture(
     if not report.stopped and report.budget_used_levels:
         made.remember(protected)
     difference = Image.fromarray(to_u8(amplified(images, result.images)))
-    return Outcome(protected, difference, report, partial(_check, colour, allowed, settings))
+    return Outcome(colour, protected, difference, report, partial(_check, colour, allowed, settings))
 
 
 def _small(settings: Settings) -> tuple[bool, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -11,8 +12,8 @@ from PIL import Image, ImageChops, ImageOps
 
 from mist_attack.budget import to_levels, to_unit
 from mist_attack.errors import MistError, PictureError, Stop
-from mist_attack.evaluation.results import as_json, sheet
-from mist_attack.evaluation.words import as_text
+from mist_attack.evaluation.results import as_json
+from mist_attack.evaluation.words import numbers, sentences
 from mist_attack.gallery.naming import Work
 from mist_attack.pictures.masks import as_mask
 from mist_attack.pictures.reading import to_u8
@@ -24,6 +25,15 @@ from .jobs import Outcome, checked_size, in_colour, protect_picture
 PICTURE, EVALUATED = 0, 2
 """Of the sources, the first and the last; between them is a directory."""
 PAINTED, NOT_PAINTED = "Protect what is painted", "Protect what is not painted"
+
+
+@dataclass(frozen=True)
+class Last:
+    """What was protected last, and how."""
+
+    outcome: Outcome
+    settings: Settings
+    target: Image.Image | None
 
 
 def on_ui_tabs() -> list[tuple[gr.Blocks, str, str]]:
@@ -38,10 +48,12 @@ def on_ui_tabs() -> list[tuple[gr.Blocks, str, str]]:
                     common = _common_inputs()
             with gr.Column():
                 buttons = _buttons()
-                outputs = _results()
-        _connect(*buttons, [*asked, *sources, *common, *widgets.values()], outputs)
+                evaluate_last, *outputs = _results()
+        last = gr.State(None)
+        _connect(*buttons, [*asked, *sources, *common, *widgets.values()], [last, *outputs])
         evaluate, *pair = judged
         _connect_evaluation(evaluate, [*asked, *pair, *widgets.values()], outputs)
+        _connect_evaluation_of(evaluate_last, [*asked, last], [*pair, *outputs])
     return [(tab, "Mist", "mist_tab")]
 
 
@@ -99,6 +111,7 @@ def _buttons() -> tuple[Any, Any]:
 
 
 def _results() -> list[Any]:
+    """The button that evaluates them; gallery, report and log."""
     with gr.Column(variant="panel", elem_id="mist_results_panel"):
         with gr.Group(elem_id="mist_gallery_container"):
             gallery = gradio_versions.gallery(
@@ -115,13 +128,14 @@ def _results() -> list[Any]:
                 # No text component: the web UI would paste a report into the prompt.
                 binding = infotext_utils.ParamBinding(button, name, source_image_component=gallery)
                 infotext_utils.register_paste_params_button(binding)
+            evaluate = gr.Button("Evaluate this result", elem_id="mist_evaluate_last")
         report = gr.HTML(elem_id="mist_report")
         log = gr.HTML(elem_id="mist_log", elem_classes="html-log")
-    return [gallery, report, log]
+    return [evaluate, gallery, report, log]
 
 
 def _connect(protect: Any, interrupt: Any, inputs: list[Any], outputs: list[Any]) -> None:
-    queued = call_queue.wrap_gradio_gpu_call(_protect, extra_outputs=[None, ""])
+    queued = call_queue.wrap_gradio_gpu_call(_protect, extra_outputs=[None, None, ""])
     gradio_versions.on_click(protect, queued, js="mist_submit", inputs=inputs, outputs=outputs)
     interrupt.click(fn=lambda: shared.state.interrupt(), inputs=[], outputs=[], queue=False)
 
@@ -131,22 +145,44 @@ def _connect_evaluation(evaluate: Any, inputs: list[Any], outputs: list[Any]) ->
     gradio_versions.on_click(evaluate, queued, js="mist_submit", inputs=inputs, outputs=outputs)
 
 
+def _connect_evaluation_of(evaluate: Any, inputs: list[Any], outputs: list[Any]) -> None:
+    queued = call_queue.wrap_gradio_gpu_call(_evaluate_last, extra_outputs=[None, None, None, ""])
+    gradio_versions.on_click(evaluate, queued, js="mist_evaluate_last", inputs=inputs, outputs=outputs)
+
+
+def _evaluate_last(task: str, chosen: int, last: Last | None) -> list[Any]:
+    """The two pictures into their places; gallery, report and log. By the settings with which it was protected."""
+    if last is None:
+        words = "Protect a picture first: the last one that was protected is evaluated."
+        return [gr.update(), gr.update(), None, "", f"<div class='error'>{words}</div>"]
+    outcome = last.outcome
+    return [outcome.original, outcome.image, *_judged(outcome.original, outcome.image, last.settings, last.target)]
+
+
 def _evaluate(task: str, chosen: int, before: Any, after: Any, *values: Any) -> list[Any]:
     """Gallery, report and log."""
     try:
         if before is None or after is None:
             raise PictureError("Choose two pictures first: the original, and the protected one of the same size.")
-        found, pair = evaluating.evaluate(before, after, controls.settings_from(values))
+        settings = controls.settings_from(values)
+    except MistError as error:
+        return [None, "", f"<div class='error'>{html.escape(str(error))}</div>"]
+    return _judged(before, after, settings)
+
+
+def _judged(before: Any, after: Any, settings: Settings, target: Any = None) -> list[Any]:
+    try:
+        found, pair = evaluating.evaluate(before, after, settings, target)
     except (MistError, Stop) as error:
         return [None, "", f"<div class='error'>{html.escape(str(error))}</div>"]
-    made = pair.judgements[0].pictures
-    return [[Image.fromarray(to_u8(to_unit(sheet(made))))] if made else None, _evaluation_of(found), ""]
+    return [[Image.fromarray(to_u8(to_unit(pair.sheet())))], _evaluation_of(found), ""]
 
 
 def _evaluation_of(found: dict[str, Any]) -> str:
-    first, *rest = as_text(found).splitlines()
+    words = "".join(f"<p>{html.escape(line)}</p>" for line in sentences(found))
+    figures = html.escape("\n".join(numbers(found)))
     return (
-        f"<p>{html.escape(first)}</p><pre class='mist-report'>{html.escape(chr(10).join(rest).strip())}</pre>"
+        f"{words}<pre class='mist-report'>{figures}</pre>"
         f"<details><summary>JSON</summary><pre class='mist-report'>{html.escape(as_json(found))}</pre></details>"
     )
 
@@ -166,7 +202,7 @@ def _protect(
     save: bool,
     *values: Any,
 ) -> list[Any]:
-    """Gallery, report and log."""
+    """What was protected last; gallery, report and log."""
     try:
         settings = controls.settings_from(values)
         output = {"target": target, "output_size": checked_size(size)}
@@ -176,7 +212,7 @@ def _protect(
             return _protect_picture(gradio_versions.painted(canvas, drawn), mode, mask, settings, save, output)
         return _protect_folder(_works_in(source, destination, deep), settings, output)
     except MistError as error:
-        return [None, "", f"<div class='error'>{html.escape(str(error))}</div>"]
+        return [None, None, "", f"<div class='error'>{html.escape(str(error))}</div>"]
 
 
 def _protect_picture(
@@ -188,7 +224,8 @@ def _protect_picture(
     picture = _without_opaque_alpha(picture)
     both = _combined(mask, drawn, mode, picture.size)
     shared.state.job_count = 1
-    return _shown(protect_picture(picture, settings, mask=both, **output), picture, save)
+    outcome = protect_picture(picture, settings, mask=both, **output)
+    return [Last(outcome, settings, output["target"]), *_shown(outcome, picture, save)]
 
 
 def _works_in(source: str | None, destination: str | None, deep: bool) -> list[Work]:
@@ -210,7 +247,9 @@ def _counted(source: str | None, destination: str | None, deep: bool) -> str:
 
 def _protect_folder(works: list[Work], settings: Settings, output: dict[str, Any]) -> list[Any]:
     rows, last = folder.protect_works(works, settings, **output)
-    return [None if last is None else [str(last)], folder.table(rows), ""]
+    if last is None:
+        return [None, None, folder.table(rows), ""]
+    return [Last(last.outcome, settings, output["target"]), [str(last.path)], folder.table(rows), ""]
 
 
 def _shown(outcome: Outcome, picture: Image.Image, save: bool) -> list[Any]:
@@ -233,11 +272,10 @@ def _shown(outcome: Outcome, picture: Image.Image, save: bool) -> list[Any]:
 
 def _report_of(outcome: Outcome, notices: list[str]) -> str:
     report = outcome.report
-    lines = [report.summary(), f"{report.model}; {report.steps_done} steps in {report.seconds:.1f} s", *notices]
-    full = html.escape(report.as_json())
-    lines = ["Left the protected picture, right what changed, amplified.", *lines]
+    words, *numbers = replace(report, notices=notices).as_text().splitlines()
+    lines = [words, "Left the protected picture, right what changed, amplified.", *numbers]
     return "".join(f"<p>{html.escape(line)}</p>" for line in lines) + (
-        f"<details><summary>Report</summary><pre class='mist-report'>{full}</pre></details>"
+        f"<details><summary>JSON</summary><pre class='mist-report'>{html.escape(report.as_json())}</pre></details>"
     )
 
 

@@ -122,9 +122,9 @@ def _on_part(words: str) -> None:
 
 def _output(pairs: list[Pair]) -> io.NodeOutput:
     from ..mist_attack.budget import to_unit
-    from ..mist_attack.evaluation.results import as_json, results, sheet
+    from ..mist_attack.evaluation.results import as_json, results
     from ..mist_attack.evaluation.words import as_text
 
     found = results([pair.figures() for pair in pairs], {}, {})
-    sheets = torch.cat([to_unit(sheet(pair.judgements[0].pictures)) for pair in pairs])
+    sheets = torch.cat([to_unit(pair.sheet()) for pair in pairs])
     return io.NodeOutput(to_host(sheets), as_text(found), as_json(found))

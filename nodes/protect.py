@@ -44,6 +44,7 @@ class MistProtect(io.ComfyNode):
                 output(io.Image, "protected", "The protected picture. Save it losslessly: Mist Save Image."),
                 output(io.Image, "difference", "What changed, 8 times as large, around mid-grey."),
                 output(io.String, "report", "What was done and measured, one JSON object for each picture."),
+                output(io.String, "words", "What was done, in a few sentences, then the main numbers."),
             ],
         )
 
@@ -75,7 +76,8 @@ class MistProtect(io.ComfyNode):
         if reduces:
             pictures, allowed, channel = resized(pictures, allowed, channel, settings, surrogate)
         protected, reports = _protect_each(pictures, allowed, target, surrogate, settings, conditioning)
-        return io.NodeOutput(to_host(protected, channel), _difference(pictures, protected), _as_text(reports))
+        changes = _difference(pictures, protected)
+        return io.NodeOutput(to_host(protected, channel), changes, _as_json(reports), _as_words(reports))
 
 
 def _required() -> list[io.Input]:
@@ -141,6 +143,11 @@ def _difference(before: Tensor, after: Tensor) -> Tensor:
     return to_host(amplified(before, after))
 
 
-def _as_text(reports: list[Report]) -> str:
-    rows = [{"summary": report.summary(), **report.as_dict()} for report in reports]
+def _as_json(reports: list[Report]) -> str:
+    rows = [{"words": report.words(), "summary": report.summary(), **report.as_dict()} for report in reports]
     return json.dumps(rows, indent=2, ensure_ascii=False)
+
+
+def _as_words(reports: list[Report]) -> str:
+    names = [f"Picture {i + 1}: " if len(reports) > 1 else "" for i in range(len(reports))]
+    return "\n\n".join(name + report.as_text() for name, report in zip(names, reports, strict=True))

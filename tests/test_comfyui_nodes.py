@@ -273,14 +273,18 @@ def test_a_fourth_channel_passes_unless_an_alpha_is_wired(host):
 
 def test_the_difference_is_eight_times_the_change_around_grey(host):
     image = picture()
-    result, difference, _ = run(host, image=image, **WHOLE, **WIDGETS)
+    result, difference, *_ = run(host, image=image, **WHOLE, **WIDGETS)
     assert torch.allclose(difference, ((result - image) * 8 + 0.5).clamp(0, 1))
 
 
 def test_the_report_says_what_was_done(host):
-    rows = json.loads(run(host, image=picture(batch=2), **WHOLE, **WIDGETS | {"strength": 5.0})[2])
+    *_, report, words = run(host, image=picture(batch=2), **WHOLE, **WIDGETS | {"strength": 5.0})
+    rows = json.loads(report)
     assert len(rows) == 2
-    for row in rows:
+    for i, (row, told) in enumerate(zip(rows, words.split("\n\n"), strict=True)):
+        first, second, *_ = told.splitlines()
+        assert first == f"Picture {i + 1}: {row['words']}" and second == row["summary"]
+        assert first.startswith(f"Picture {i + 1}: Changed by at most") and "times as far as noise" in first
         assert row["budget_used_levels"] <= 5 and row["steps_done"] == 3 and "at most" in row["summary"]
         assert {"target_distance", "denoising_loss"} == set(row["after"])
 
@@ -377,7 +381,7 @@ def test_the_size_changes_only_when_asked_and_mask_and_alpha_go_with_it(host):
     mask = torch.zeros(1, 80, 160)
     mask[:, :, :80] = 1
     assert protected(host, image, options=options).shape == (1, 80, 160, 3)
-    result, difference, report = run(
+    result, difference, report, _ = run(
         host, image=image, mask=mask, alpha=mask, **WHOLE, **WIDGETS, options=options | {"output_size": "working size"}
     )
     assert result.shape == (1, 48, 96, 4) and difference.shape == (1, 48, 96, 3)

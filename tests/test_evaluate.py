@@ -25,15 +25,40 @@ from mist_attack.errors import CheckpointError
 from mist_attack.evaluation.effect import BANDS, DRAWS
 from mist_attack.evaluation.intervals import share, worst, worst_median
 from mist_attack.evaluation.judging import judge
-from mist_attack.evaluation.sight import noise_like, sights
+from mist_attack.evaluation.page import writing
+from mist_attack.evaluation.page.plots import plots
+from mist_attack.evaluation.sight import sights
 from mist_attack.evaluation.transforms import SUITE, transformed
-from mist_attack.evaluation.words import figure, short, verdict
+from mist_attack.evaluation.words import sentences, short, verdict
 from mist_attack.hosts.headless import checkpoints, diffusers
+from mist_attack.randomness import noise_like
 from mist_attack.settings import resolve
 from mist_attack.targets import PatternTarget
+from mist_attack.words import figure
 
-pytestmark = pytest.mark.usefixtures("toy_model")
+pytestmark = pytest.mark.usefixtures("toy_model", "one_thread", "quick_pages")
 SIDE = 64
+
+
+@pytest.fixture
+def one_thread():
+    """Pictures of these sizes are too small to share, and threads that wait for each other cost most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def plotted():
+    """Asked for by tests that look at plots."""
+
+
+@pytest.fixture
+def quick_pages(request, monkeypatch):
+    """Plots take most of a page's time."""
+    if "plotted" not in request.fixturenames:
+        monkeypatch.setattr(writing, "plots", lambda *_: {})
 
 
 def protected(before, path, seed=1, size=9):
@@ -234,7 +259,7 @@ def test_the_interval_of_a_share_and_of_the_worst():
     assert worst_median({"x": [0.5, 0.6, 0.7], "y": [0.2, 0.3, 0.9]})[1].median == 0.3
 
 
-def test_the_page_holds_the_numbers_and_everything_it_needs(pair):
+def test_the_page_holds_the_numbers_and_everything_it_needs(pair, plotted):
     assert mist("evaluate", *pair) == 0
     text, everything = page(), found()
     (row,) = everything["pairs"]
@@ -378,6 +403,39 @@ def test_modes_may_differ_and_that_is_told(tmp_path):
     assert "transparency was left out" in str(found()["pairs"][0]["notices"]) and "transparency was left out" in page()
 
 
+def test_a_grey_picture_against_one_in_colours_is_told(tmp_path):
+    before = smooth(tmp_path / "a.png")
+    after = tmp_path / "b.png"
+    Image.open(protected(before, after)).convert("L").save(after)
+    assert mist("evaluate", before, after) == 0
+    told = "the protected picture is grey and the original in colours: that difference counts too"
+    assert told in found()["pairs"][0]["notices"] and told in page() and told in sentences(found())
+
+
+def test_what_is_too_small_for_a_figure_is_not_measured_and_never_filled_in(tmp_path):
+    """A latent or two: noise may move them by nothing."""
+    before = smooth(tmp_path / "a.png", (8, 8))
+    levels = np.asarray(Image.open(before)).copy()
+    levels[0, 0] ^= 1
+    Image.fromarray(levels).save(tmp_path / "b.png")
+    assert mist("evaluate", before, tmp_path / "b.png") == 0
+    survival = found()["pairs"][0]["models"][0]["views"]["whole"]["survival"]
+    unknown = [name for name in SUITE if survival[name]["over_noise"] is None]
+    assert (
+        unknown and "worst" not in survival and "nothing could be told against noise" in found()["verdicts"][0]["words"]
+    )
+    assert page().count("not measured") > len(unknown)
+
+
+def test_a_plot_leaves_out_what_was_not_measured(pair):
+    assert mist("evaluate", *pair) == 0
+    (row,) = found()["pairs"]
+    (model,) = row["models"]
+    model["views"]["whole"]["survival"]["jpeg75"]["share_left"] = None
+    drawn = plots(row, model, "x")["What is left after each change"]
+    assert "JPEG, quality 85" in drawn and "JPEG, quality 75" not in drawn
+
+
 def test_files_of_others_are_not_overwritten(pair, tmp_path, capsys):
     smooth(tmp_path / "evaluation" / "x.png")
     (tmp_path / "evaluation" / "results.csv").write_text("my own table")
@@ -423,7 +481,7 @@ def test_of_a_demo_model_every_page_says_so(pair, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("module, told", [("matplotlib", "mist-protect[evaluate]"), ("cv2", "opencv")])
-def test_without_an_optional_library_its_part_is_not_measured(module, told, pair, monkeypatch):
+def test_without_an_optional_library_its_part_is_not_measured(module, told, pair, plotted, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     assert mist("evaluate", *pair) == 0
     assert told in html.unescape(page())

@@ -8,9 +8,10 @@ import torch
 from scipy.ndimage import convolve1d
 from skimage.color import deltaE_ciede2000, rgb2lab
 
+from mist_attack.ciede2000 import colour_differences, delta_e, lab
 from mist_attack.evaluation import metrics
-from mist_attack.evaluation.ciede2000 import colour_differences, delta_e, lab
 from mist_attack.evaluation.intervals import interval
+from mist_attack.flat import flat_areas, flat_figures
 
 # Of the test data of Sharma, Wu, Dalal 2005: each case of the formula's hue rules, chroma zero, and near equality.
 SHARMA = [
@@ -118,14 +119,39 @@ def test_ms_ssim_is_the_published_formula():
 def test_flat_areas_are_where_the_picture_is_smooth_and_their_noise_is_counted_alone():
     a = torch.full((1, 3, 60, 80), 90, dtype=torch.uint8)
     a[..., 40:] = torch.randint(0, 256, (1, 3, 60, 40), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-    flat = metrics.flat_areas(a)[0, 0]
+    flat = flat_areas(a)[0, 0]
     assert flat[:, :36].all() and not flat[:, 36:].any()
     b = a.clone()
     b[..., :36] += 2
     b[..., 40:] ^= 15
-    assert metrics.flat_noise(a, b) == pytest.approx(2)
+    assert flat_figures(a, b)["flat_noise_levels"] == pytest.approx(2)
     assert metrics.visibility(a, b)["flat_share"] == pytest.approx(36 / 80)
-    assert metrics.flat_noise(a[..., 40:], b[..., 40:]) is None
+    assert flat_figures(a[..., 40:], b[..., 40:])["flat_noise_levels"] is None
+
+
+PLACES = [
+    ((slice(0, 20), slice(None)), "at the top"),
+    ((slice(45, 60), slice(None)), "at the bottom"),
+    ((slice(None), slice(0, 25)), "on the left"),
+    ((slice(None), slice(60, 80)), "on the right"),
+    ((slice(0, 15), slice(0, 20)), "in the upper left"),
+    ((slice(45, 60), slice(60, 80)), "in the lower right"),
+    ((slice(24, 36), slice(30, 50)), "in the middle"),
+    ((slice(24, 36), slice(None)), "across the middle"),
+    ((slice(None), slice(None)), None),
+    ((slice(0, 0), slice(0, 0)), None),
+]
+
+
+@pytest.mark.parametrize("where, told", PLACES)
+def test_the_place_of_what_shows_in_flat_areas(where, told):
+    a = torch.full((1, 3, 60, 80), 0, dtype=torch.uint8)
+    b = a.clone()
+    b[(..., *where)] = 255  # whose square is more than 16 bits hold
+    figures = flat_figures(a, b)
+    assert figures["flat_place"] == told
+    expected = math.sqrt(float(((b.double() - a.double()) ** 2).mean()))
+    assert figures["flat_noise_levels"] == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("height, width", [(64, 64), (96, 64)])

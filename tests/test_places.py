@@ -1,11 +1,15 @@
 """The whole way of a picture, wherever its model is and whatever the host has set for itself."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from fakes.adapters import ADAPTERS, HAS_DTYPES, HERE, require_denoiser
 from fakes.toy import ToySurrogate
 
-from mist_attack.evaluation import compare, img2img
+from mist_attack.budget import to_levels
+from mist_attack.evaluation import img2img
+from mist_attack.evaluation.judging import judge
 from mist_attack.needs import possible
 from mist_attack.protection import protect
 from mist_attack.settings import Settings
@@ -36,7 +40,7 @@ def surrogate(request, place, tmp_path_factory):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_picture_is_protected_and_compared_at_every_place(surrogate, way):
+def test_a_picture_is_protected_at_every_place(surrogate, way):
     """It arrives as a host hands it on: on the device, in half precision."""
     chosen = settings(**WAYS[way])
     if chosen.objective != "textural":
@@ -50,8 +54,21 @@ def test_a_picture_is_protected_and_compared_at_every_place(surrogate, way):
     assert result.images.device.type == surrogate.device.type and result.images.dtype == torch.float32
     assert report.steps_done == 2 and 0 < report.budget_used_levels <= 16
     assert torch.equal(result.images[:, :, :8], arriving[:, :, :8].float())
-    comparison = compare(surrogate, arriving, result.images, chosen, target=target)
-    assert comparison.figures["latent_shift"] > 0
+    assert report.latent_shift > 0 and report.latent_shift_of_noise > 0
+
+
+def test_a_protection_is_judged_at_every_place(surrogate):
+    before, after = pair()
+    target = picture().flip(3).to(surrogate.device, torch.float16)
+    judged = judge(surrogate, before, after, settings(objective="textural"), target=target)
+    assert judged.figures["views"]["whole"]["effect"]["latent_shift"] > 0
+    assert set(judged.figures["not_measured"]) <= {"denoising", "img2img", "inpainting"}
+    assert all(made.device.type == "cpu" and made.dtype == torch.uint8 for made in judged.pictures.values())
+
+
+def pair():
+    before = to_levels(picture())
+    return before, (before ^ 4)
 
 
 def test_a_place_changes_the_gradient_by_its_rounding_alone(request, surrogate, place, tmp_path):
@@ -95,18 +112,30 @@ def test_the_hosts_defaults_change_nothing(way, dtype):
     chosen, images = settings(**WAYS[way]), picture(96)
     surrogate = ToySurrogate()
     before = protect(images, surrogate, chosen)
-    compared = compare(surrogate, images, before.images, chosen)
     usual = torch.get_default_dtype()
     try:
         torch.set_default_dtype(dtype)
         with torch.device("meta"):
             after = protect(images, surrogate, chosen)
-            again = compare(surrogate, images, before.images, chosen)
     finally:
         torch.set_default_dtype(usual)
     assert torch.equal(before.images, after.images)
-    assert before.reports[0].after == after.reports[0].after
-    assert again.figures == compared.figures
+    timeless = [replace(made.reports[0], seconds=0) for made in (before, after)]
+    assert timeless[0] == timeless[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_hosts_defaults_do_not_change_what_is_judged(dtype):
+    surrogate, usual = ToySurrogate(), torch.get_default_dtype()
+    levels = pair()
+    before = judge(surrogate, *levels, settings(objective="fused"))
+    try:
+        torch.set_default_dtype(dtype)
+        with torch.device("meta"):
+            after = judge(surrogate, *levels, settings(objective="fused"))
+    finally:
+        torch.set_default_dtype(usual)
+    assert before.figures == after.figures
 
 
 SWITCHES = {

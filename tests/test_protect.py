@@ -4,6 +4,7 @@ import json
 import math
 import weakref
 from functools import partial
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -90,7 +91,8 @@ def test_a_result_that_breaks_its_budget_is_not_given_out(monkeypatch, more, mas
     protect(image, TOY, quick(), mask=mask)
     monkeypatch.setattr(Linf, "quantize", broken)
     if masked:
-        monkeypatch.setattr(protection.torch, "where", lambda condition, ours, theirs: ours)
+        own = SimpleNamespace(**vars(torch) | {"where": lambda condition, ours, theirs: ours})
+        monkeypatch.setattr(protection, "torch", own)
         mask[0, 0, 0, 0] = 0
     with pytest.raises(BudgetError, match=f"{more if masked else 16 + more} levels"):
         protect(image, TOY, quick(step_size=0.01 / 255, random_start=False) if masked else quick(), mask=mask)
@@ -225,6 +227,26 @@ def test_an_exception_of_on_step_passes_and_the_model_is_given_back():
     assert all(p.requires_grad for module in surrogate.modules for p in module.parameters())
 
 
+@pytest.mark.parametrize("view", ["whole", "both"])
+def test_the_report_says_how_far_the_models_view_moved_and_how_far_by_noise(view):
+    image, side = picture(96, 80), 64
+    result = protect(image, TOY, quick(view=view, working_size=side, seed=5))
+    (report,) = result.reports
+    views = plan(96, 80, view, side, 16)
+    signs = torch.randint(2, image.shape, generator=torch.Generator().manual_seed(5)) * 2 - 1
+    noisy = (image + (result.images - image).abs() * signs).clamp(0, 1)
+
+    def latents(x):
+        with torch.no_grad():
+            return torch.cat([TOY.encode(view.look(view.region(x))).flatten() for view in views])
+
+    first, last, by_noise = (latents(x) for x in (image, result.images, noisy))
+    assert report.latent_shift == pytest.approx(float((last - first).square().mean().sqrt()), rel=1e-4)
+    assert report.latent_shift_of_noise == pytest.approx(float((by_noise - first).square().mean().sqrt()), rel=1e-4)
+    assert report.shift_over_noise == report.latent_shift / report.latent_shift_of_noise
+    assert f"moved {report.shift_over_noise:.2g} times as far as noise" in report.words()
+
+
 def test_it_runs_inside_a_hosts_inference_mode():
     expected = protect(picture(), TOY, quick()).images
     with torch.inference_mode():
@@ -292,7 +314,7 @@ def test_a_pattern_is_encoded_once_per_shape_and_a_picture_once_per_crop(view, e
     def encodings_of(target):
         seen = Counting()
         protect(image, seen, quick(view=view, steps=1), target=target)
-        return seen.counts["encoder"] - 3 * count  # one step, and the figures before and after
+        return seen.counts["encoder"] - 4 * count  # one step, and the figures before, after and of noise
 
     assert encodings_of(None) == encodings
     assert encodings_of(picture(40, 40)) == count

@@ -8,7 +8,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from mist_attack.report import pixel_figures, psnr, ssim
+from mist_attack.report import Report, pixel_figures, psnr, ssim
 
 
 def pair(height, width, noise=12, seed=0):
@@ -61,3 +61,61 @@ def test_shifts_are_told_apart_by_room():
     expected = 10 * math.log10(255**2 * 48 / (8 * 25 + 8 * 49))
     assert figures["psnr_db"] == pytest.approx(expected, abs=1e-4)
     json.dumps(figures)
+
+
+SEEN = {
+    "budget_used_levels": 16,
+    "changed_share": 0.9,
+    "psnr_db": 31.0,
+    "ssim": 0.9,
+    "mean_shift_levels": [0, 0, 0],
+    "clipped_share": 0,
+    "clipped_mean_shift_levels": [0, 0, 0],
+    "ciede2000_mean": 2.4,
+    "flat_share": 0.12,
+    "flat_noise_levels": 4.0,
+    "flat_place": "at the top",
+}
+DONE = {"model": "M", "settings": {}, "target": "lattice", "width": 8, "height": 8, "steps_done": 3, "stopped": False}
+DONE |= {"seconds": 1.0, "gradient_ratio": None, "latent_shift": 1.2, "latent_shift_of_noise": 0.5}
+DONE |= {"before": {"target_distance": 2.0, "denoising_loss": 0.1}}
+DONE |= {"after": {"target_distance": 1.06, "denoising_loss": 0.26}}
+WORDS = (
+    "Changed by at most 16 levels; hard to see except in flat areas (12% of it, mostly at the top). The model's view "
+    "of it moved 2.4 times as far as noise of that size would do. Its distance to the target is 53% of the original's, "
+    "its denoising loss 2.6 times the original's."
+)
+TEXTURAL = {"before": {"target_distance": 2.0}, "after": {"target_distance": 1.0}}
+CASES = [
+    ({}, WORDS),
+    (TEXTURAL, WORDS.split(" Its ")[0] + " Its distance to the target is 50% of the original's."),
+    (
+        {"ciede2000_mean": 0.4, "flat_noise_levels": 1.0, "before": {}, "after": {}, "latent_shift": None},
+        "Changed by at most 16 levels; next to invisible.",
+    ),
+    (
+        {"flat_place": None, "ciede2000_mean": 3.6},
+        WORDS.replace(", mostly at the top", "").replace("hard to see", "visible"),
+    ),
+    (
+        {"ciede2000_mean": 7.0},
+        WORDS.replace("hard to see except in flat areas (12% of it, mostly at the top)", "plain to see"),
+    ),
+    ({"latent_shift_of_noise": 0.0, **TEXTURAL}, "cannot be told against noise"),
+    ({"psnr_db": None}, "Nothing was changed."),
+]
+
+
+@pytest.mark.parametrize("changes, words", CASES)
+def test_the_words_of_a_report(changes, words):
+    told = Report(**SEEN | DONE | changes).words()
+    assert told == words or (words.startswith("cannot") and words in told)
+
+
+def test_a_report_from_before_there_were_such_figures_has_words_too():
+    new = ("ciede2000_mean", "flat_share", "flat_noise_levels", "flat_place", "latent_shift", "latent_shift_of_noise")
+    old = {name: value for name, value in (SEEN | DONE).items() if name not in new}
+    assert Report(**old).words() == (
+        "Changed by at most 16 levels. Its distance to the target is 53% of the original's, its denoising loss 2.6 "
+        "times the original's."
+    )

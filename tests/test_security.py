@@ -308,7 +308,7 @@ def test_only_protected_pixels_say_so(shared):
 def in_the_tab(*, chosen=1, source="", destination="", deep=False, size=0, values=(QUICK,)):
     canvas = painting() if chosen == 0 else None
     common = (canvas, None, face.tab.PAINTED, None, source, destination, deep, None, size, False)
-    return face.tab._protect("task", chosen, *common, *values)
+    return face.tab._protect("task", chosen, *common, *values)[1:]
 
 
 def test_tab_hides_directories_as_the_host_does(shared, tmp_path):

@@ -116,7 +116,8 @@ def test_each_finished_image_has_its_own_infotext():
     assert infotext_of(p, use_main_prompt=True) == {}  # a grid of which one image is not protected
     finish(p, 1)
     assert infotext_of(p, 1) and infotext_of(p, use_main_prompt=True)
-    assert p.comments == []
+    assert [words[:34] for words in p.comments] == [f"Mist: image {i}. Changed by at most " for i in (1, 2)]
+    assert all("times as far as noise" in words for words in p.comments) and webui_face.said == []
 
 
 def test_it_is_off_unless_asked_for():
@@ -259,6 +260,10 @@ def test_extras_keeps_alpha_and_writes_what_it_did():
     pp = postprocess(painting("RGBA"), enable=True, **QUICK)
     moved = shift(pp.image, painting("RGBA"))
     assert 0 < moved.max() <= 8 and moved[..., 3].max() == 0 and pp.info["Mist steps"] == "2"
+    assert pp.info["Mist report"].startswith(f"Changed by at most {moved.max()} levels; ")
+    line = face.infotext.line_of(pp.info)
+    assert webui_face.parsed(line)["Mist report"] == pp.info["Mist report"]
+    assert face.infotext.without(face.infotext.OURS, line) == ""
 
 
 def test_extras_does_nothing_unless_asked_for():
@@ -310,6 +315,7 @@ def test_the_api_answers_with_a_lossless_picture_and_a_report(shared):
     assert shift(written, painting()).max() == answer.report["budget_used_levels"] <= 8
     assert written.info["parameters"] == answer.infotext and answer.difference
     assert shared.state.job == "" and json.dumps(answer.report)
+    assert answer.words.startswith(f"Changed by at most {answer.report['budget_used_levels']} levels; ")
 
 
 @pytest.mark.parametrize(

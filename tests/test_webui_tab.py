@@ -99,7 +99,7 @@ def in_the_tab(
 ):
     mode = mode or face.tab.PAINTED
     common = (canvas, None, mode, mask, source, destination, deep, None, 0, save)
-    return face.tab._protect("task", chosen, *common, QUICK | values)
+    return face.tab._protect("task", chosen, *common, QUICK | values)[1:]
 
 
 def test_the_tab_saves_a_protected_png_with_infotext(shared, tmp_path):
@@ -112,7 +112,13 @@ def test_the_tab_saves_a_protected_png_with_infotext(shared, tmp_path):
     assert written.info["parameters"].startswith("a cat") and "Mist strength: 8" in written.info["parameters"]
     moved = shift(written, picture)
     assert 0 < moved.max() <= 8 and moved[..., 3].max() == 0 and difference.size == picture.size
-    assert "PSNR" in report and log == "" and shared.state.previews >= 1
+    assert report.startswith(f"<p>Changed by at most {moved.max()} levels; ") and report.count("<details>") == 1
+    assert (
+        "PSNR" in report.split("</p>")[2]
+        and "budget_used_levels" in report.split("<details>")[1]
+        and log == ""
+        and shared.state.previews >= 1
+    )
     assert shared.state.current_latent == "a stale latent" and shared.state.sampling_steps == 0
 
 
@@ -192,7 +198,7 @@ def test_in_forge_painting_is_what_is_opaque_and_may_have_another_size():
     drawn.paste((255, 255, 255, 204), (0, 0, 16, 32))
     assert face.gradio_versions.painted(picture, Image.new("RGBA", (32, 32))) == (picture, None)
     common = (picture, drawn, face.tab.PAINTED, None, "", "", False, None, 0, False)
-    (protected, _), _, _ = face.tab._protect("task", 0, *common, QUICK)
+    _, (protected, _), _, _ = face.tab._protect("task", 0, *common, QUICK)
     moved = shift(protected, picture)
     assert moved[:, :32].max() > 0 and moved[:, 32:].max() == 0
 
@@ -288,6 +294,55 @@ def test_the_tab_evaluates_two_pictures_in_words_first(shared):
     assert log == "" and gallery[0].width == 2 * 64
     assert report.startswith("<p>") and "times as far from the original as random noise" in report.split("</p>")[0]
     assert "Changed by at most 4 levels" in report and "share_left" in report.split("<details>")[1]
+
+
+def protected_then_evaluated(*arguments, **values):
+    last, *_ = face.tab._protect("task", *arguments, QUICK | values)
+    return last, face.tab._evaluate_last("task", face.tab.EVALUATED, last)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_the_last_result_is_evaluated_as_it_is_and_as_it_was_made(monkeypatch, mode):
+    """By the same settings and target, whatever is on the page by now; the pictures take their places."""
+    judged, real = [], face.evaluating.judge
+    monkeypatch.setattr(
+        face.evaluating, "judge", lambda *args, **more: judged.append((args, more)) or real(*args, **more)
+    )
+    picture, target = painting(mode, size=(128, 64)), painting(seed=3)
+    common = (0, picture, None, face.tab.PAINTED, None, "", "", False, target, 64, False)
+    last, (before, after, gallery, report, log) = protected_then_evaluated(*common, prompt="a cat")
+    assert log == "" and gallery and "times as far from the original as random noise" in report
+    assert before.size == after.size == (64, 32) and after is last.outcome.image
+    (((_, first, second, settings), more),) = judged
+    assert settings == last.settings and settings.prompt == "a cat" and more["target"].shape == (1, 3, 64, 64)
+    for levels, image in ((first, before), (second, after)):
+        assert np.array_equal(levels[0].permute(1, 2, 0).numpy(), np.asarray(image)[..., :3])
+
+
+def test_of_a_directory_the_last_result_is_evaluated(tmp_path):
+    painting(seed=4).save(tmp_path / "a.png")
+    common = (1, None, None, face.tab.PAINTED, None, str(tmp_path), "", False, None, 0, True)
+    _, (before, after, _, report, log) = protected_then_evaluated(*common)
+    assert log == "" and report and np.array_equal(before, painting(seed=4))
+    assert np.array_equal(after, Image.open(tmp_path / "mist" / "a.png"))
+
+
+def test_without_a_result_there_is_nothing_to_evaluate():
+    *_, log = face.tab._evaluate_last("task", 0, None)
+    assert "Protect a picture first" in log
+    last, (*_, log) = protected_then_evaluated(0, None, None, face.tab.PAINTED, None, "", "", False, None, 0, True)
+    assert last is None and "Protect a picture first" in log
+    common = (0, painting(), None, face.tab.PAINTED, None, "", "", False, None, 0, False)
+    _, (*_, log) = protected_then_evaluated(*common, strength=0)
+    assert "are equal" in log
+
+
+def test_transparency_is_left_out_of_an_evaluation_and_that_is_told():
+    clear = painting("RGBA")
+    _, report, _ = evaluated(clear, Image.fromarray(np.asarray(painting()) ^ 4))
+    assert "transparency was left out" in report.split("<pre")[0]
+    opaque = painting("RGB").convert("RGBA")
+    assert "transparency" not in evaluated(opaque, Image.fromarray(np.asarray(painting()) ^ 4))[1]
 
 
 @pytest.mark.parametrize(("after", "words"), [(None, "two pictures first"), (painting(), "equal")])

@@ -9,7 +9,8 @@ from torch import Tensor
 from ..budget import to_levels
 from ..errors import CheckpointError
 from ..evaluation.effect import Trio, reconstruction_figures, shift_figures, target_figures
-from ..evaluation.sight import Sight, noise_like, sights
+from ..evaluation.sight import Sight, sights
+from ..randomness import noise_like
 from ..settings import Settings
 from ..surrogate import Surrogate
 

@@ -133,7 +133,7 @@ def _judge_all(
 
 def _judge(pair: Paths, models: Sequence[Surrogate], settings: Any, target: Any, on_part: Callable[[str], None]) -> Any:
     from ..budget import to_levels
-    from ..evaluation.judging import judge, require_pair
+    from ..evaluation.judging import TRANSPARENT, judge, require_pair
     from ..evaluation.results import Pair
     from ..pictures.reading import read_picture
 
@@ -143,7 +143,7 @@ def _judge(pair: Paths, models: Sequence[Surrogate], settings: Any, target: Any,
     notices = [f"original: {notice}" for notice in before.notices]
     notices += [f"protected: {notice}" for notice in after.notices]
     if before.alpha is not None or after.alpha is not None:
-        notices.append("transparency was left out: colours alone are compared")
+        notices.append(TRANSPARENT)
     judgements = [judge(model, first, second, settings, target=target, on_part=on_part) for model in models]
     return Pair(pair.original.name, pair.name, first, second, judgements, notices)
 

@@ -134,7 +134,7 @@ def inpainting_figures(
 ) -> tuple[dict[str, float | None], Pictures]:
     """The middle painted anew in each, with the same noise: how far the results lie apart there, in levels."""
     (view,) = sight.views
-    latents = surrogate.encode(torch.zeros(1, 3, view.model_height, view.model_width, device=surrogate.device))
+    (latents,) = latents_of(surrogate, sight, trio.before)
     mask = latents.new_zeros(1, 1, *latents.shape[2:])
     mask[..., _middle(mask.shape[2]), _middle(mask.shape[3])] = 1
     made = _varied(surrogate, sight, trio, conditioning, HOLE_STRENGTH, seed, mask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -63,5 +64,7 @@ def worst_median(table: Mapping[str, Sequence[float]]) -> tuple[str, Interval]:
     return names[int(medians.argmin())], Interval(float(medians.min()), float(low), float(high))
 
 
+@lru_cache(maxsize=2)
 def _resampled(count: int) -> np.ndarray:
+    """The same for every figure, so that they can be compared."""
     return np.random.default_rng(0).integers(count, size=(RESAMPLES, count))

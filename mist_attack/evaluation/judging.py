@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, PictureError
+from ..randomness import noise_like
 from ..settings import Settings
 from ..surrogate import Conditioning, Surrogate
 from .effect import (
@@ -23,7 +24,7 @@ from .effect import (
     target_figures,
     variation_figures,
 )
-from .sight import Sight, noise_like, sights
+from .sight import Sight, sights
 from .survival import survival_figures
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ NEVER = {
     "dists": "DISTS needs weights that Mist does not ship",
 }
 """What is not measured unless it is asked for, and why."""
+TRANSPARENT = "transparency was left out: colours alone are compared"
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,15 @@ def require_pair(before: Tensor, after: Tensor) -> None:
         raise PictureError("The two pictures are equal: nothing was protected, and there is nothing to judge.")
     if before.shape[0] != 1 or before.shape[1] != 3 or before.dtype != torch.uint8 or after.dtype != torch.uint8:
         raise PictureError(f"Expected levels of shape (1, 3, H, W); got {before.dtype} of {tuple(before.shape)}.")
+
+
+def notices_of(before: Tensor, after: Tensor) -> list[str]:
+    """What of two pictures makes their figures mean something else."""
+    grey = [bool((picture == picture[:, :1]).all()) for picture in (before, after)]
+    if grey[0] == grey[1]:
+        return []
+    names = ("original", "protected picture")
+    return [f"the {names[grey[1]]} is grey and the {names[grey[0]]} in colours: that difference counts too"]
 
 
 def judge(

@@ -12,13 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ciede2000 import colour_differences
+from ..flat import flat_figures
 from ..report import SSIM_WINDOW, psnr, similarity, ssim
-from .ciede2000 import colour_differences
 
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of MS-SSIM, finest first
-FLAT_WINDOW, FLAT_LEVELS = 9, 3.0
-"""An area is flat where the grey original's standard deviation over such a window is below so many levels."""
-LUMA = (0.299, 0.587, 0.114)
 OCTAVES = (0.0, 1 / 16, 1 / 8, 1 / 4, 1.0)
 """Ends of the bands of a spectrum, cycles per pixel."""
 
@@ -26,7 +24,7 @@ OCTAVES = (0.0, 1 / 16, 1 / 8, 1 / 4, 1.0)
 def visibility(before: Tensor, after: Tensor) -> dict[str, float | None]:
     """Every figure of this module by name; None where it is not defined (see each)."""
     differences = colour_differences(before, after)
-    flat = flat_areas(before)
+    flat = flat_figures(before, after)
     return {
         "linf_levels": float(linf(before, after)),
         "rms_levels": rms(before, after),
@@ -35,8 +33,7 @@ def visibility(before: Tensor, after: Tensor) -> dict[str, float | None]:
         "ms_ssim": ms_ssim(before, after),
         "ciede2000_mean": float(differences.double().mean()),
         "ciede2000_p95": float(np.percentile(differences.cpu().numpy(), 95)),
-        "flat_share": float(flat.double().mean()),
-        "flat_noise_levels": flat_noise(before, after),
+        **{name: flat[name] for name in ("flat_share", "flat_noise_levels")},
         **octaves(before, after),
     }
 
@@ -62,21 +59,6 @@ def ms_ssim(before: Tensor, after: Tensor) -> float | None:
         product *= similarity(a, b)[1].clamp(min=0) ** weight
         a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
     return float((product * similarity(a, b)[0].clamp(min=0) ** SCALE_WEIGHTS[-1]).mean())
-
-
-def flat_areas(before: Tensor) -> Tensor:
-    """(1, 1, H, W) bool: where noise shows first, see FLAT_LEVELS."""
-    grey = (before.float() * before.new_tensor(LUMA, dtype=torch.float32).view(1, 3, 1, 1)).sum(1, keepdim=True) - 128
-    mean, square = _box(grey), _box(grey * grey)
-    return square - mean * mean < FLAT_LEVELS**2
-
-
-def flat_noise(before: Tensor, after: Tensor) -> float | None:
-    """The root mean square of the change in flat areas; None where there are none."""
-    flat = flat_areas(before).expand_as(before)
-    if not flat.any():
-        return None
-    return float(_change(before, after)[flat].double().square().mean().sqrt())
 
 
 def spectrum(before: Tensor, after: Tensor, bins: int = 32) -> tuple[list[float], list[float]]:
@@ -111,7 +93,3 @@ def _shares(sums: Tensor) -> list[float]:
 
 def _change(before: Tensor, after: Tensor) -> Tensor:
     return after.to(torch.int16) - before
-
-
-def _box(values: Tensor) -> Tensor:
-    return F.avg_pool2d(values, FLAT_WINDOW, stride=1, padding=FLAT_WINDOW // 2, count_include_pad=False)

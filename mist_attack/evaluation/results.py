@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..errors import CheckpointError
+from ..flat import flat_figures
+from ..words import visible
 from .effect import Pictures
 from .intervals import Interval, interval, worst_median
-from .judging import NEVER, Judgement
+from .judging import NEVER, Judgement, notices_of
 from .metrics import spectrum, visibility
 from .survival import NEAREST, WORST
 from .transforms import SUITE
-from .words import HALF, imitated, verdict, visible
+from .words import HALF, imitated, verdict
 
 FORMAT = 1
 COLUMNS = ("original", "protected", "model", "view", "figure", "value", "low", "high")
@@ -59,8 +60,8 @@ class Pair:
             "protected": self.protected,
             "width": self.before.shape[3],
             "height": self.before.shape[2],
-            "notices": self.notices,
-            "words": visible(seen),
+            "notices": [*self.notices, *notices_of(self.before, self.after)],
+            "words": visible(seen, flat_figures(self.before, self.after)["flat_place"]),
             "visibility": seen,
             "spectrum": {"cycles_per_pixel": ends, "share_of_power": shares},
             "models": [judgement.figures for judgement in self.judgements],
@@ -69,6 +70,11 @@ class Pair:
     @property
     def pictures(self) -> list[Pictures]:
         return [judgement.pictures for judgement in self.judgements]
+
+    def sheet(self) -> Tensor:
+        """`sheet` of the first model; where it has no decoder, the two pictures themselves."""
+        made = self.judgements[0].pictures
+        return sheet(made) if made else torch.cat([self.before, self.after], dim=3)
 
 
 def results(
@@ -166,15 +172,13 @@ def _as_dict(found: Interval) -> dict[str, float]:
 
 
 def sheet(pictures: Pictures) -> Tensor:
-    """One (1, 3, H, W) uint8 picture of what the model made: a row for each of MADE, left of the original, right of the
-    protected picture. Raises CheckpointError where it made none."""
+    """One (1, 3, H, W) uint8 picture of what the model made, which is not nothing: a row for each of MADE, left of the
+    original, right of the protected picture."""
     rows = [
         torch.cat([pictures[f"{name}_before"], pictures[f"{name}_after"]], dim=3)
         for name in MADE
         if f"{name}_before" in pictures
     ]
-    if not rows:
-        raise CheckpointError("Expected an autoencoder with a decoder, for pictures of what it keeps; found none.")
     return torch.cat(rows, dim=2)
 
 

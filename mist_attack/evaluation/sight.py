@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..budget import to_levels, to_unit
+from ..budget import to_unit
 from ..needs import possible
-from ..randomness import integers, seeded
 from ..surrogate import Surrogate
 from ..views import View, plan
 
@@ -71,12 +70,6 @@ def shift(before: list[Tensor], after: list[Tensor]) -> Shift:
     squares = [(b - a).double().square().sum(dim=(0, 1)).cpu() for a, b in zip(before, after, strict=True)]
     sums = [part.sum() for square in squares for rows in square.tensor_split(REGIONS) for part in _columns(rows)]
     return Shift(torch.stack(sums).numpy(), sum(latents.numel() for latents in before))
-
-
-def noise_like(before: Tensor, after: Tensor, seed: int) -> Tensor:
-    """The original with random noise of the same size at each value as the protection: what any change would do."""
-    signs = integers(2, tuple(before.shape), seeded(torch.device("cpu"), seed), before.device) * 2 - 1
-    return to_levels((before + (after.to(torch.int16) - before).abs() * signs) / 255)
 
 
 def _columns(rows: Tensor) -> tuple[Tensor, ...]:

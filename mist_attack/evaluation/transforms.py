@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageFilter, features
+from PIL import Image, ImageFilter
 from torch import Tensor
 
 from ..budget import to_levels, to_unit
@@ -84,8 +84,8 @@ def _by_pillow(change: Callable[[Image.Image], Image.Image], levels: Tensor) -> 
 
 def _saved(image: Image.Image, kind: str, quality: int) -> Image.Image:
     """As the format gives it back. Raises NotMeasuredError."""
-    module = kind.lower()
-    if module in ("webp", "avif") and not features.check_module(module):
+    Image.init()
+    if kind.upper() not in Image.SAVE:
         raise NotMeasuredError(f"This Pillow cannot write {kind}.")
     buffer = io.BytesIO()
     image.save(buffer, kind, quality=quality)
@@ -113,7 +113,8 @@ def _five_bits(levels: Tensor) -> Tensor:
 
 def _noisy(levels: Tensor) -> Tensor:
     """The same noise for every picture of a size, so that two differ by nothing but themselves."""
-    drawn = normal(torch.empty(levels.shape), seeded(torch.device("cpu"), 0)).to(levels.device)
+    like = torch.empty(levels.shape, dtype=torch.float32, device="cpu")  # whatever the host's defaults are
+    drawn = normal(like, seeded(like.device, 0)).to(levels.device)
     return to_levels((levels + NOISE_LEVELS * drawn) / 255)
 
 

@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..words import Figures, figure, moved, number, visible
 from .transforms import SUITE
 
-Figures = Mapping[str, Any]
-
-LOOKS = ((1.0, "next to invisible"), (3.5, "hard to see"), (6.0, "visible"))
-"""Mean CIEDE2000 below which a change looks so; 1 is just noticeable on flat colours side by side."""
-PLAIN = "plain to see"
-FLAT_SHARE, FLAT_NOISE = 0.02, 2.5
-"""Flat areas are told of where they are so much of the picture, and change by so many levels."""
 NOTHING, LITTLE = 1.0, 1.5
 """Times as far as noise: up to these a shift is no protection, or hardly one."""
 HALF = "half"
@@ -48,22 +42,6 @@ LABELS = {
     "reconstruction_psnr_db_after": "Reconstruction of the protected picture against the original",
     "reconstruction_psnr_db_of_noise": "Reconstruction of the noisy original against the original",
 }
-
-
-def visible(figures: Figures) -> str:
-    """Of linf_levels, ciede2000_mean, flat_share and flat_noise_levels."""
-    look = next((words for limit, words in LOOKS if figures["ciede2000_mean"] < limit), PLAIN)
-    noise, flat = figures["flat_noise_levels"], figures["flat_share"]
-    shows = look != PLAIN and noise is not None and flat >= FLAT_SHARE and noise >= FLAT_NOISE
-    where = f" except in flat areas ({flat:.0%} of it)" if shows else ""
-    return f"Changed by at most {figures['linf_levels']:g} levels; {look}{where}."
-
-
-def moved(times: float | None) -> str:
-    """Of the latents' shift over that of noise."""
-    if times is None:
-        return "How far the model's view of it moved cannot be told against noise."
-    return f"The model's view of it moved {number(times)} times as far as noise of that size would do."
 
 
 def left(share: float | None) -> str:
@@ -149,17 +127,36 @@ def told(found: Figures) -> list[str]:
 
 def as_text(found: Figures) -> str:
     """An evaluation (`results.results`) to be read as text: words first, numbers after."""
-    lines = [told["words"] for told in found["verdicts"]]
-    lines += [DEMO for told in found["verdicts"] if told["is_demo"]]
-    lines += [told["about"] for told in found["verdicts"] if told["about"]]
-    for i, pair in enumerate(found["pairs"]):
-        lines += ["", *([f"Picture {i + 1}:"] if len(found["pairs"]) > 1 else []), pair["words"]]
-        lines += [_moved_and_left(model) for model in pair["models"]]
-        lines += [f"{LABELS[name]}: {_or_not(value)}" for name, value in pair["visibility"].items()]
+    return "\n".join([*sentences(found), "", *numbers(found)])
+
+
+def sentences(found: Figures) -> list[str]:
+    """Of an evaluation: the verdicts, and what there is to say of each picture."""
+    lines = told(found)
+    lines += [DEMO] if any(row["is_demo"] for row in found["verdicts"]) else []
+    lines += [row["about"] for row in found["verdicts"] if row["about"]]
+    return lines + [line for name, pair in _named(found) for line in (f"{name}{_told_of(pair)}", *pair["notices"])]
+
+
+def numbers(found: Figures) -> list[str]:
+    """Of an evaluation: every figure, a line each; and what was not measured."""
+    lines = []
+    for name, pair in _named(found):
+        lines += [f"{name}{LABELS[key]}: {_or_not(value)}" for key, value in pair["visibility"].items()]
         for model in pair["models"]:
             for view in model["views"].values():
-                lines += ["", f"{model['model']}, {view['words']}", *_lines_of(view)]
-    return "\n".join([*lines, "", *(f"Not measured: {name}: {why}" for name, why in found["not_measured"].items())])
+                lines += ["", f"{name}{model['model']}, {view['words']}", *_lines_of(view)]
+        lines.append("")
+    return lines + [f"Not measured: {name}: {why}" for name, why in found["not_measured"].items()]
+
+
+def _named(found: Figures) -> list[tuple[str, Figures]]:
+    several = len(found["pairs"]) > 1
+    return [(f"Picture {i + 1}: " if several else "", pair) for i, pair in enumerate(found["pairs"])]
+
+
+def _told_of(pair: Figures) -> str:
+    return " ".join([pair["words"], *map(_moved_and_left, pair["models"])])
 
 
 def _moved_and_left(model: Figures) -> str:
@@ -181,13 +178,3 @@ def _or_not(value: Any) -> str:
     if value is None:
         return "not measured"
     return _between(value) if isinstance(value, Mapping) else figure(value)
-
-
-def number(value: float) -> str:
-    """Two digits that count, for sentences: 0.83, 2.4, 17."""
-    return f"{value:.0f}" if abs(value) >= 9.95 else f"{value:.2g}"
-
-
-def figure(value: float) -> str:
-    """Three digits that count, so that columns can be compared: 0.900, 31.5, 172; whole numbers as they are."""
-    return f"{value:g}" if float(value).is_integer() else f"{value:#.3g}".rstrip(".")

@@ -65,7 +65,9 @@ class Journal:
         elif row.status == "skipped":
             self.say(f"{count}{row.input}: protected already (--force does it again)")
         elif row.report is not None:
-            self.say(f"{count}{Path(row.input).name}: {Report(**row.report).summary()}")
+            report = Report(**row.report)
+            self.say(f"{count}{Path(row.input).name}: {report.words()}")
+            self.say(f"  {report.summary()}")
             for notice in row.notices:
                 self.say(f"  note: {notice}")
             self.say(f"  -> {row.output}")

@@ -165,6 +165,7 @@ face = _face(
         "always_on",
         "api",
         "controls",
+        "evaluating",
         "extras",
         "folder",
         "gradio3_canvas",

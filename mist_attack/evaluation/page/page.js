@@ -1,5 +1,6 @@
 "use strict";
-// The slider shows the protected picture to the right of its handle; the loupe follows the pointer or the arrow keys.
+// The slider, or a drag on the picture, shows the protected picture to the right; the loupe follows the pointer or the
+// arrow keys.
 for (const figure of document.querySelectorAll("figure[data-compare]")) {
   const box = figure.querySelector(".compare");
   const slider = figure.querySelector("input");
@@ -8,7 +9,10 @@ for (const figure of document.querySelectorAll("figure[data-compare]")) {
   const zoom = 4;
   let x = 0.5;
   let y = 0.5;
-  const cut = () => box.style.setProperty("--cut", slider.value + "%");
+  const cut = () => {
+    box.style.setProperty("--cut", slider.value + "%");
+    slider.setAttribute("aria-valuetext", slider.value + " % of the original");
+  };
   const look = () => {
     [before, after].forEach((image, i) => {
       const glass = glasses[i];
@@ -24,11 +28,19 @@ for (const figure of document.querySelectorAll("figure[data-compare]")) {
     const area = box.getBoundingClientRect();
     x = Math.min(1, Math.max(0, (event.clientX - area.left) / area.width));
     y = Math.min(1, Math.max(0, (event.clientY - area.top) / area.height));
+    if (event.buttons) {
+      slider.value = Math.round(x * 100);
+      cut();
+    }
     look();
   };
   slider.addEventListener("input", cut);
   box.addEventListener("pointermove", move);
-  box.addEventListener("pointerdown", move);
+  box.addEventListener("pointerdown", (event) => {
+    box.setPointerCapture(event.pointerId);
+    move(event);
+  });
+  box.addEventListener("dragstart", (event) => event.preventDefault());
   box.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     if (!step) return;

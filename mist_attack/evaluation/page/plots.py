@@ -52,12 +52,10 @@ def plots(pair: Mapping[str, Any], found: Mapping[str, Any], key: str) -> dict[s
 
 
 def _survival(axes: Any, views: Mapping[str, Any]) -> None:
-    names = [name for name in SUITE if name in views["whole"]["survival"]]
+    names = [name for name in SUITE if all(_is_known(seen["survival"], name) for seen in views.values())]
     height = 0.8 / len(views)
     for i, (view, colour) in enumerate(zip(views, (BLUE, ORANGE), strict=False)):
-        rows = [
-            views[view]["survival"][name]["share_left"] or dict.fromkeys(("value", "low", "high"), 0) for name in names
-        ]
+        rows = [views[view]["survival"][name]["share_left"] for name in names]
         places = [place + (i - (len(views) - 1) / 2) * height for place in range(len(names))]
         values = [row["value"] for row in rows]
         ends = [
@@ -71,6 +69,10 @@ def _survival(axes: Any, views: Mapping[str, Any]) -> None:
     axes.axvline(1, color=INK, linewidth=0.6)
     if len(views) > 1:
         axes.legend()
+
+
+def _is_known(survival: Mapping[str, Any], name: str) -> bool:
+    return bool(survival.get(name, {}).get("share_left"))
 
 
 def _denoising(axes: Any, rows: list[Mapping[str, float]]) -> None:

@@ -14,12 +14,13 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from ...words import figure
 from ..effect import Pictures
 from ..imitating import UNTAUGHT
 from ..mimicry import ORIGINALS, SHOWN, Mimicry
 from ..results import MADE, Pair
 from ..transforms import SUITE, NotMeasuredError
-from ..words import DEMO, LABELS, figure
+from ..words import DEMO, LABELS
 from .plots import plots, require_matplotlib
 
 HERE = Path(__file__).parent

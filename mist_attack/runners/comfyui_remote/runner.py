@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import numpy as np
@@ -207,8 +208,7 @@ def _answer(server: Server, outputs: dict[str, Any]) -> tuple[Tensor, Report]:
     try:
         (file,) = outputs["picture"]["images"]
         (row,) = json.loads("".join(outputs["report"]["text"]))
-        row.pop("summary", None)
-        report = Report(**row)
+        report = Report(**{known.name: row[known.name] for known in fields(Report) if known.name in row})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise MistError(
             f"{server.url}: its answer was not understood ({error!r}). Install the same version of Mist there."

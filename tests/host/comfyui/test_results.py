@@ -20,11 +20,13 @@ def protect(comfy, graph, image, mode, **more):
     """Saved files, and the report."""
     protected = graph.protect(image, mode, strength=float(STRENGTH), steps=6, **more)
     saved = graph.add("MistSaveImage", image=protected[0], **graph.saving("result"))
-    shown = graph.add("PreviewAny", source=protected[2])
+    shown, words = (graph.add("PreviewAny", source=protected[output]) for output in (2, 3))
     graph.add("TestSaveTensor", value=protected[0], name="protected")
     graph.add("TestSaveTensor", value=image, name="given")
     history = comfy.run(graph)
-    return [levels(file) for file in history.files(saved)], json.loads(history.text(shown))
+    reports = json.loads(history.text(shown))
+    assert all(report["words"] in history.text(words) for report in reports)
+    return [levels(file) for file in history.files(saved)], reports
 
 
 def tensors(base):
@@ -152,8 +154,11 @@ def test_the_hosts_own_encode_and_decode_and_an_evaluation_agree_after_a_run(com
     found = graph.add("MistEvaluate", **ends, mode="textural", seed=23)
     for node, file in ((shown[0], "before"), (shown[1], "after"), (found, "evaluated")):
         graph.add("TestSaveTensor", value=node[0], name=file)
-    report = graph.add("PreviewAny", source=found[1])
-    (figures,) = json.loads(comfy.run(graph).text(report))
+    words, full = (graph.add("PreviewAny", source=found[output]) for output in (1, 2))
+    history = comfy.run(graph)
+    results = json.loads(history.text(full))
+    assert history.text(words).startswith(results["verdicts"][0]["words"])
+    figures = results["pairs"][0]["models"][0]["views"]["whole"]["effect"]
     first, second, pair = (torch.load(base.path / "output" / f"{file}.pt") for file in ("before", "after", "evaluated"))
     assert torch.equal(first, second) and figures["latent_shift"] > 0
     torch.testing.assert_close(pair[0, :, :64].float(), first.reshape(64, 64, 3).float(), rtol=1e-3, atol=2e-3)

@@ -112,6 +112,26 @@ def test_an_interrupt_shows_what_was_reached_and_saves_nothing(tab, saved, tmp_p
     assert saved() == []
 
 
+def test_the_last_result_is_evaluated_where_two_pictures_are(tab, saved, tmp_path):
+    """Its pictures take their places there, and the report says in words what it is worth."""
+    picture = painting(64, 64)
+    upload(tab, tmp_path / "picture.png", picture)
+    set_number(tab, "steps", 3)
+    tab.click("#mist_protect")
+    report = "document.querySelector('#mist_report').textContent.trim()"
+    tab.wait_for(f"{report}.startsWith('Changed by at most ') && {report}.includes('PSNR')")
+    tab.click("#mist_evaluate_last")
+    tab.wait_for(f"{report}.includes('times as far from the original as random noise')", 600)
+    chosen = "document.querySelector('#mist_sources > .tab-nav .selected').textContent.trim()"
+    assert tab.evaluate(chosen) == "Evaluate"
+    for place in ("before", "after"):
+        tab.wait_for(f"(document.querySelector('#mist_evaluate_{place} img') || {{}}).naturalWidth == 64")
+    told = tab.evaluate(report)
+    places = [told.index(words) for words in ("times as far from", "Changed by at most", "PSNR, dB:", '"format": 1')]
+    assert places == sorted(places)
+    assert len(saved()) == 1 and console(tab) == []
+
+
 def test_without_a_picture_the_page_says_so(tab):
     tab.click("#mist_protect")
     tab.wait_for("document.querySelector('#mist_log').textContent.includes('Choose a picture first')")

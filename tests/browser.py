@@ -7,9 +7,9 @@ import shutil
 import subprocess
 import time
 import urllib.request
+from contextlib import contextmanager
 
 import pytest
-from host_process import free_port
 from websockets.sync.client import connect
 
 FLAGS = (
@@ -80,10 +80,29 @@ class Page:
 
     def drag(self, start, end):
         """A stroke with the left button."""
-        points = [start, tuple((a + b) / 2 for a, b in zip(start, end, strict=True)), end]
-        for kind, (x, y) in zip(("mousePressed", "mouseMoved", "mouseReleased"), points, strict=True):
+        points = [start, tuple((a + b) / 2 for a, b in zip(start, end, strict=True)), end, end]
+        kinds = ("mousePressed", "mouseMoved", "mouseMoved", "mouseReleased")
+        for kind, (x, y) in zip(kinds, points, strict=True):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
             time.sleep(0.2)
+
+    def look(self, width, height, *, dark=False, touch=False):
+        """The size of the window and the colours that the reader prefers."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=touch)
+        self.call("Emulation.setTouchEmulationEnabled", enabled=touch)
+        wanted = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[wanted])
+
+    def swipe(self, start, end):
+        """With a finger."""
+        points = [{"x": x, "y": y} for x, y in (start, end)]
+        for kind, touched in (("touchStart", points[:1]), ("touchMove", points[1:]), ("touchEnd", [])):
+            self.call("Input.dispatchTouchEvent", type=kind, touchPoints=touched)
+
+    def type(self, key, code):
+        """One key that writes nothing."""
+        for kind in ("rawKeyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
     def screenshot(self, path):
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
@@ -93,24 +112,33 @@ class Page:
 @pytest.fixture
 def page(tmp_path):
     """An empty page; skipped where there is no Chromium."""
+    with opened(tmp_path / "chromium") as found:
+        yield found
+
+
+@contextmanager
+def opened(profile):
+    """The same, with a profile in that folder."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("needs Chromium")
-    port = free_port()
-    own = (f"--remote-debugging-port={port}", f"--user-data-dir={tmp_path / 'chromium'}", "--window-size=1500,1250")
+    own = ("--remote-debugging-port=0", f"--user-data-dir={profile}", "--window-size=1500,1250")
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen([chromium, *FLAGS.split(), "--remote-allow-origins=*", *own, "about:blank"], **quiet)
     try:
-        with connect(_address(port), max_size=None) as socket:
+        with connect(_address(profile / "DevToolsActivePort"), max_size=None) as socket:
             yield Page(socket)
     finally:
         process.terminate()
         process.wait(20)
 
 
-def _address(port):
-    for _ in range(100):
+def _address(chosen):
+    """Of the page, by the port that Chromium has chosen."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
         try:
+            port = chosen.read_text().split()[0]
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=2) as answer:
                 pages = [tab for tab in json.load(answer) if tab["type"] == "page"]
             return pages[0]["webSocketDebuggerUrl"]
