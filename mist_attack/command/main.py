@@ -74,7 +74,7 @@ def _require_torch() -> None:
 
 
 def _interrupted() -> int:
-    _complain("interrupted; finished pictures are kept.")
+    _complain("interrupted; files that were finished are kept.")
     return INTERRUPTED
 
 
