@@ -188,7 +188,7 @@ def test_ctrl_c_keeps_finished_files_and_no_half_written_one(monkeypatch, capsys
     assert mist("protect", "a.png", "b.png", "c.png", "--out", "out", "--steps", 1, "--report", "out/r.json") == 130
     assert files("out") == ["a.png", "r.json"]
     assert len(json.loads(Path("out/r.json").read_text("utf-8"))) == 1
-    assert "finished pictures are kept" in capsys.readouterr().err
+    assert "finished are kept" in capsys.readouterr().err
 
 
 def test_ctrl_c_in_the_middle_of_a_write_leaves_the_older_file(monkeypatch):
