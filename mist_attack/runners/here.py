@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -48,17 +48,19 @@ class HereRunner:
         self._line = Line()
 
     def alongside(self, work: Callable[[], T]) -> T:
-        with ThreadPoolExecutor(1, "mist-gallery") as clerk:
-            done = clerk.submit(work)
-            done.add_done_callback(lambda _: self._line.close())
+        done: Future[T] | None = None
+        with ThreadPoolExecutor(1, "mist-gallery") as gallery:
             try:
+                done = gallery.submit(work)
+                done.add_done_callback(lambda _: self._line.close())
                 while flight := self._line.next():
                     self._compute(flight)
+                return done.result()
             except BaseException as error:
                 self._line.fail(error)
-                done.result()
+                if done is not None:
+                    done.result()  # what the gallery has to say of it, or failed with before
                 raise
-            return done.result()
 
     @property
     def has_room(self) -> bool:
