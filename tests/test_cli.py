@@ -18,6 +18,7 @@ from mist_attack.command.main import main
 from mist_attack.controls import CONTROLS, controls_from
 from mist_attack.gallery import run, task
 from mist_attack.hosts.headless import checkpoints
+from mist_attack.presets import usual
 from mist_attack.settings import resolve
 
 DEMO = checkpoints.DEMO / "seed0"
@@ -283,7 +284,7 @@ def test_a_dry_run_opens_the_headers_and_speaks_of_strength(capsys):
     said = capsys.readouterr()
     for name in ("words.png", "cut.png", "two.gif"):
         assert said.err.count(f"would fail: in/{name}: ") == said.err.count(f"in/{name}") == 1
-    assert "strength 8," in said.out and "step 9," in said.out and "fusion weight 2," in said.out
+    assert "strength 8," in said.out and f"step {usual('step', 0):g}," in said.out and "fusion weight 2," in said.out
     assert "epsilon" not in said.out and "2 picture(s)" in said.out
     Path("in/a.mask.png").write_bytes(b"words")
     assert mist("protect", "in/a.png", "in/alpha.png", "--out", "out", "--dry-run", "--format", "jpeg") == 1

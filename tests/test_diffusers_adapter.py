@@ -162,7 +162,7 @@ def test_a_folder_of_half_precision_variants(tiny, folder):
     [
         ("unet", "in_channels", 9, "inpainting"),
         ("unet", "addition_embed_type", "text", "more inputs"),
-        ("vae", "_class_name", "AutoencoderTiny", "AutoencoderTiny"),
+        ("vae", "_class_name", "AutoencoderTiny", "expected an encoder"),
         ("scheduler", "prediction_type", "sample", "'sample'"),
     ],
 )

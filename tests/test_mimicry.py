@@ -30,6 +30,7 @@ from mist_attack.evaluation.transforms import NotMeasuredError
 from mist_attack.evaluation.words import imitated
 from mist_attack.hosts.headless import checkpoints, diffusers, lora
 from mist_attack.settings import resolve
+from mist_attack.words import number
 
 SIDE = 64
 PROMPT = "a drawing"
@@ -380,7 +381,7 @@ def test_the_words(clean, over, left, words):
     assert imitated({"model": "M"}, style).startswith(words)
     if "reached" not in words:
         assert imitated({"model": "M"}, style | {"eye": "E"}).endswith(
-            f"lie {over[0]:g} ({over[1]:g} to {over[2]:g}) times as far from the originals' style as those by LoRAs of "
+            f"lie {number(over[0])} ({number(over[1])} to {number(over[2])}) times as far from the originals' style as those by LoRAs of "
             "the originals, by M, as E sees it; of the distance without a LoRA, "
             f"{left[0]:.0%} ({left[1]:.0%} to {left[2]:.0%}) instead of 30% (20% to 40%)."
         )

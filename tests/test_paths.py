@@ -83,7 +83,7 @@ def world():
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
 @pytest.mark.parametrize("words", CLASHES)
 def test_a_path_that_has_a_purpose_gets_no_second_one(words, world, monkeypatch, capsys):
-    monkeypatch.setattr(task, "protected", lambda *_: pytest.fail("it was computed"))
+    monkeypatch.setattr(task, "computed", lambda *_: pytest.fail("it was computed"))
     before = everything()
     assert mist(*words.split()) == 1
     assert CLASHES[words] in capsys.readouterr().err
