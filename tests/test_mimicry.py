@@ -381,8 +381,8 @@ def test_the_words(clean, over, left, words):
     assert imitated({"model": "M"}, style).startswith(words)
     if "reached" not in words:
         assert imitated({"model": "M"}, style | {"eye": "E"}).endswith(
-            f"lie {number(over[0])} ({number(over[1])} to {number(over[2])}) times as far from the originals' style as those by LoRAs of "
-            "the originals, by M, as E sees it; of the distance without a LoRA, "
+            f"lie {number(over[0])} ({number(over[1])} to {number(over[2])}) times as far from the "
+            "originals' style as those by LoRAs of the originals, by M, as E sees it; of the distance without a LoRA, "
             f"{left[0]:.0%} ({left[1]:.0%} to {left[2]:.0%}) instead of 30% (20% to 40%)."
         )
 
