@@ -72,6 +72,7 @@ def test_a_transform_of_the_suite_has_its_row_and_tables_leave_out_what_was_not_
     assert all(balance.SUITE[name].words in text for name in balance.SURVIVED)
     assert "reconstruction" not in text, "there was no decoder"
     assert "denoising" not in text and "LoRA" not in text
+    assert tables.page_section(found | {"about": {"not_measured": ["x", "y"]}}).endswith("in this run: x; y.\n")
     assert tables.first_table({}) == "Not measured.\n" == tables.page_section({})
     assert "| taken off | 40 % (40 to 40) | 38 % (38 to 40) |" in tables.first_table(found)
 

@@ -139,4 +139,6 @@ def page_section(results: Results) -> str:
         part = section.part
         text += f"{section.who[0].upper()}{section.who[1:]}:\n\n{markdown(section.lines)}\n"
         text += f"{section.note}\n\n" if section.note else ""
+    lacks = results.get("about", {}).get("not_measured", [])
+    text += f"{NOT_MEASURED.capitalize()} in this run: {'; '.join(lacks)}.\n" if text and lacks else ""
     return text.rstrip("\n") + "\n" if text else f"{NOT_MEASURED.capitalize()}.\n"
