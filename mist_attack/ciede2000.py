@@ -62,14 +62,15 @@ def _steep(chroma: Tensor) -> Tensor:
 
 def _turned(angle: Tensor) -> Tensor:
     """The same angle in [-pi, pi]."""
-    return angle - 2 * math.pi * (angle > math.pi) + 2 * math.pi * (angle < -math.pi)
+    turn = 2 * math.pi
+    return torch.where(angle > math.pi, angle - turn, torch.where(angle < -math.pi, angle + turn, angle))
 
 
 def _middle(h1: Tensor, h2: Tensor) -> Tensor:
     """The mean hue, on the shorter way round."""
-    total = h1 + h2
+    total, turn = h1 + h2, 2 * math.pi
     far = (h1 - h2).abs() > math.pi
-    return (total + 2 * math.pi * (far & (total < 2 * math.pi)) - 2 * math.pi * (far & (total >= 2 * math.pi))) / 2
+    return torch.where(far, torch.where(total < turn, total + turn, total - turn), total) / 2
 
 
 def _hue_weight(h: Tensor) -> Tensor:

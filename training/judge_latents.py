@@ -28,10 +28,11 @@ from mist_attack.evaluation.effect import (
 )
 from mist_attack.evaluation.intervals import interval
 from mist_attack.evaluation.metrics import rms
-from mist_attack.evaluation.sight import Sight, noise_like, sights
+from mist_attack.evaluation.sight import Sight, sights
 from mist_attack.hosts.headless.checkpoints import find_checkpoint
 from mist_attack.hosts.headless.choice import load, real_model
 from mist_attack.protection import protect
+from mist_attack.randomness import noise_like
 from mist_attack.report import psnr
 from mist_attack.settings import Settings, resolve
 from mist_attack.surrogate import Surrogate
