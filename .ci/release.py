@@ -44,7 +44,7 @@ requirements.txt web"""
 ARCHIVE = Contents(
     frozenset(ARCHIVED.split()),
     ("nodes/__init__.py", "mist_attack/presets.yaml", "web/docs/MistProtect.md", "locales/en/nodeDefs.json"),
-    (*NEVER, "mist_attack/demo/*", "mist_webui/*", "scripts/*", "bench/*", "docs/*", "deploy/*"),
+    (*NEVER, "mist_attack/demo/*", "mist_webui/*", "scripts/*", "bench/*", "docs/*", "deploy/*", "evidence/*"),
     2 * 2**20,
 )
 
