@@ -19,7 +19,8 @@ MAX_TEXT = 5000
 ALL = tuple(possible(denoiser=True))
 SEMANTIC = tuple(name for name in ALL if NEEDS[name].denoiser)
 TEXTURAL = tuple(name for name in ALL if NEEDS[name].target)
-"""The objectives with the one term and with the other."""
+LOSS = tuple(name for name in ALL if NEEDS[name].loss)
+"""The objectives that go through the denoiser, that have a target, and that have the denoising loss in them."""
 TEXTURAL_ALONE = tuple(possible(denoiser=False))
 KINDS = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
 

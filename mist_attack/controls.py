@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from .control import EXPONENT, LEVELS, PIXELS, SEMANTIC, TEXTURAL, TEXTURAL_ALONE, Objective, control, controls_in
+from .control import EXPONENT, LEVELS, LOSS, PIXELS, SEMANTIC, TEXTURAL, TEXTURAL_ALONE, Objective, control, controls_in
 
 Gradient = Literal["exact", "sds", "amortised"]
 Direction = Literal["ascent", "descent"]
@@ -32,7 +32,8 @@ class Settings:
         level="beginner",
         choices=get_args(Objective),
         hint="What the model is made to mis-read. textural: the picture's look, through the VAE alone; the fastest. "
-        "semantic: what it shows, through the whole model. fused: both, Mist's default.",
+        "semantic: what it shows, through the whole model. lunet: what a LoRA learns of it, Mist v2's. fused: textural "
+        "and semantic, Mist's default.",
     )
     epsilon: float = control(
         16.0,
@@ -144,7 +145,7 @@ class Settings:
         label="Direction",
         level="expert",
         choices=get_args(Direction),
-        uses=SEMANTIC,
+        uses=LOSS,
         hint="Make the denoising loss larger (Mist) or smaller (Xue et al. 2024), which looks smoother.",
     )
     """Denoising loss maximised (Mist) or minimised (Xue et al. 2024, arXiv 2311.12832)."""

@@ -1,4 +1,4 @@
-"""What the attack minimises, as functions of the scaled latents: textural, semantic and fused.
+"""What the attack minimises, as functions of the scaled latents: textural, semantic, lunet and fused.
 
 Working at the latents is what lets every objective share one pass through the encoder: the gradient is taken here,
 at detached latents, and the encoder's backward carries it to the picture (the chain rule cut in two).
@@ -180,10 +180,39 @@ class Semantic:
         return _mean_square(error), error * scale.view(-1, 1, 1, 1)
 
     def _error(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-        """Of the network's own prediction: of the noise, or of the velocity."""
+        return prediction_error(self.surrogate, latents, noise, sigma, self.conditioning)
+
+
+def prediction_error(
+    surrogate: Surrogate, latents: Tensor, noise: Tensor, sigma: Tensor, conditioning: Conditioning
+) -> Tensor:
+    """Of the network's own prediction, of the noise or of the velocity, (B, C, h, w): whose mean square it is trained
+    on."""
+    denoised = surrogate.denoise(surrogate.noising.noised(latents, noise, sigma), sigma, conditioning)
+    return (latents - denoised) / sigma.view(-1, 1, 1, 1)
+
+
+class Lunet(Semantic):
+    """Mean squared distance of the network's prediction to the target's latents (ACE, Zheng et al. 2023, arXiv
+    2310.04687): a bias that is the same for every picture, which a LoRA learns.
+
+    Its gradient without the denoiser's derivative takes that derivative, which of an ideal denoiser is symmetric and
+    positive, for a multiple of the identity: a direction of descent all the same.
+    """
+
+    def __init__(
+        self, surrogate: Surrogate, conditioning: Conditioning, estimate: Estimate, target_latents: Tensor
+    ) -> None:
+        super().__init__(surrogate, conditioning, estimate, direction="descent")
+        self.target_latents = target_latents
+
+    def measure(self, latents: Tensor, seed: int) -> dict[str, Tensor]:
+        return {"prediction_distance": torch.stack(self.losses(latents, seed, JUDGED_TIMESTEPS)).mean()}
+
+    def _error(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         noised = self.surrogate.noising.noised(latents, noise, sigma)
         denoised = self.surrogate.denoise(noised, sigma, self.conditioning)
-        return (latents - denoised) / sigma.view(-1, 1, 1, 1)
+        return (noised - denoised) / sigma.view(-1, 1, 1, 1) - self.target_latents
 
 
 class Amortised:
@@ -246,19 +275,21 @@ def build(
     settings: Settings, surrogate: Surrogate, target_latents: Tensor | None, conditioning: Conditioning
 ) -> LatentObjective:
     """The objective that `settings` name. Target latents may be None for semantic, conditioning for textural."""
-    needs = NEEDS[settings.objective]
-    semantic = _semantic(settings, surrogate, conditioning) if needs.denoiser else None
-    if not needs.target:
-        assert semantic is not None
-        return semantic
+    needs, estimate = NEEDS[settings.objective], ESTIMATES[settings.gradient]
+    if not needs.denoiser:
+        return Textural(_known(target_latents))
+    if not needs.loss:
+        return _spread(Lunet(surrogate, conditioning, estimate, _known(target_latents)), estimate)
+    semantic = _spread(Semantic(surrogate, conditioning, estimate, settings.direction), estimate)
+    return Fused(Textural(_known(target_latents)), semantic, settings.semantic_weight) if needs.target else semantic
+
+
+def _known(target_latents: Tensor | None) -> Tensor:
     assert target_latents is not None
-    textural = Textural(target_latents)
-    return textural if semantic is None else Fused(textural, semantic, settings.semantic_weight)
+    return target_latents
 
 
-def _semantic(settings: Settings, surrogate: Surrogate, conditioning: Conditioning) -> Semantic | Amortised:
-    estimate = ESTIMATES[settings.gradient]
-    semantic = Semantic(surrogate, conditioning, estimate, settings.direction)
+def _spread(semantic: Semantic, estimate: Estimate) -> Semantic | Amortised:
     if estimate.draws == estimate.steps == 1:
         return semantic
     return Amortised(semantic, draws=estimate.draws, steps=estimate.steps)

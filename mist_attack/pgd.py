@@ -56,8 +56,12 @@ def pgd(
     momentum: float = 0.0,
     generator: torch.Generator | None = None,
     on_step: OnStep | None = None,
+    start: Tensor | None = None,
+    part: range | None = None,
 ) -> tuple[Tensor, int]:
     """Minimise `loss` within `budget` by steps in its direction; the picture reached and the steps done.
+
+    start: a member of the budget to go on from. part: of the steps, those that are done now; the count is of these.
 
     A deterministic loss gives the best iterate, a noisy one the last: its luckiest draw is not the best picture.
     `decay`: the k-th of n steps has size step_size * (1 - k / n). `momentum`: what each gradient, at unit mean absolute
@@ -66,11 +70,11 @@ def pgd(
     exception passes through.
     Raises GradientError when a gradient is not finite, or the first one is zero everywhere.
     """
-    x = budget.start(generator)
+    x = budget.start(generator) if start is None else start.clone()
     best = _Best(x) if loss.deterministic else None
     average, watch, done = _Momentum(momentum), _Watch(x.device), 0
     try:
-        for step in range(steps):
+        for step in range(steps) if part is None else part:
             value, gradient = loss.value_and_gradient(x)
             watch.see(gradient)
             if best is not None:
@@ -79,9 +83,9 @@ def pgd(
             x.sub_(budget.direction(average(gradient)), alpha=size)
             del gradient  # before the projection's own temporary: a large picture's arrays are counted
             x = budget.project(x)
-            done = step + 1
+            done += 1
             if on_step is not None:
-                on_step(Progress(done, steps, value.detach(), x.clone))
+                on_step(Progress(step + 1, steps, value.detach(), x.clone))
     except Stop:
         pass
     watch.end()

@@ -41,6 +41,8 @@ def reached(before: Figures, after: Figures) -> str:
     told = []
     if "target_distance" in ratios:
         told.append(f"distance to the target is {ratios['target_distance']:.0%} of the original's")
+    if "prediction_distance" in ratios:
+        told.append(f"prediction's distance to the target is {ratios['prediction_distance']:.0%} of the original's")
     if "denoising_loss" in ratios:
         told.append(f"denoising loss {number(ratios['denoising_loss'])} times the original's")
     return f"Its {', its '.join(told)}." if told else ""

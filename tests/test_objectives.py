@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from mist_attack.loss import PictureLoss
+from mist_attack.needs import Objective
 from mist_attack.noising import Added
 from mist_attack.objectives import (
     ESTIMATES,
@@ -46,6 +47,11 @@ class Mist(nn.Module):
         z = self.latents(x)
         ab = self.alphas_cumprod[timestep].view(-1, 1, 1, 1)
         return (self.eps(ab.sqrt() * z + (1 - ab).sqrt() * noise, timestep) - noise).square().mean()
+
+    def lunet(self, x, y, timestep, noise):
+        """ACE's: the noise that is predicted, pulled to the target's latents."""
+        z, ab = self.latents(x), self.alphas_cumprod[timestep].view(-1, 1, 1, 1)
+        return (self.eps(ab.sqrt() * z + (1 - ab).sqrt() * noise, timestep) - self.latents(y)).square().mean()
 
     def textural(self, x, y):
         return (self.latents(x) - self.latents(y)).square().sum()
@@ -95,7 +101,7 @@ def picture_loss(surrogate, settings, y, size, seed):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("name", ["textural", "semantic", "fused"])
+@pytest.mark.parametrize("name", get_args(Objective))
 def test_loss_and_input_gradient_equal_mists_formulas_at_512(mist, name, seed):
     surrogate = AsSurrogate(mist)
     x, y = torch.rand(1, 3, 512, 512), torch.rand(1, 3, 512, 512)
@@ -107,6 +113,7 @@ def test_loss_and_input_gradient_equal_mists_formulas_at_512(mist, name, seed):
     expected = {
         "textural": lambda: mist.textural(leaf, y) / 16384,
         "semantic": lambda: -mist.semantic(leaf, timestep, noise),
+        "lunet": lambda: mist.lunet(leaf, y, timestep, noise),
         "fused": lambda: mist.fused(leaf, y, timestep, noise, 10**4) / 16384,
     }[name]()
     (expected_gradient,) = torch.autograd.grad(expected, leaf)
@@ -152,6 +159,26 @@ def test_sds_gradient_is_its_defining_formula(mist, direction, sign):
     expected = sign * (2 / (4 * 8 * 8)) * error * ab.sqrt()  # 1 / sqrt(1 + sigma^2) = sqrt(alphas_cumprod)
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(loss, sign * error.square().mean(dim=(1, 2, 3)), rtol=1e-4, atol=1e-6)
+
+
+def test_lunet_by_sds_leaves_the_derivative_out_and_draws_as_the_others(mist):
+    surrogate, target, latents = AsSurrogate(mist), torch.randn(1, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    settings = Settings(objective="lunet", gradient="sds", direction="ascent")
+    loss, gradient = build(settings, surrogate, target, None).value_and_gradient(latents, seeded(5))
+    timestep, noise = draws_of(latents, surrogate, 5, "sds")
+    ab = mist.alphas_cumprod[timestep].view(-1, 1, 1, 1)
+    apart = mist.eps(ab.sqrt() * latents + (1 - ab).sqrt() * noise, timestep) - target
+    torch.testing.assert_close(gradient, (2 / (4 * 8 * 8)) * apart * ab.sqrt(), rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(loss, apart.square().mean(dim=(1, 2, 3)), rtol=1e-4, atol=1e-6)
+
+
+def test_lunet_descends_to_its_target(mist):
+    surrogate, target, latents = AsSurrogate(mist), torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
+    lunet, moved = build(Settings(objective="lunet"), surrogate, target, None), latents.clone()
+    for step in range(30):
+        moved -= 0.05 * lunet.value_and_gradient(moved, seeded(step))[1].sign()
+    before, after = (lunet.measure(z, 99)["prediction_distance"] for z in (latents, moved))
+    assert after < before
 
 
 @pytest.mark.parametrize("steps", [5, 15, 40])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mist_attack import budget, protection
+from mist_attack import attack, budget
 from mist_attack.budget import CappedL2, Linf, to_levels, to_unit
 from mist_attack.errors import BudgetError, PictureError, SettingsError, Stop
 from mist_attack.needs import NEEDS, Objective, possible
@@ -92,7 +92,7 @@ def test_a_result_that_breaks_its_budget_is_not_given_out(monkeypatch, more, mas
     monkeypatch.setattr(Linf, "quantize", broken)
     if masked:
         own = SimpleNamespace(**vars(torch) | {"where": lambda condition, ours, theirs: ours})
-        monkeypatch.setattr(protection, "torch", own)
+        monkeypatch.setattr(attack, "torch", own)
         mask[0, 0, 0, 0] = 0
     with pytest.raises(BudgetError, match=f"{more if masked else 16 + more} levels"):
         protect(image, TOY, quick(step_size=0.01 / 255, random_start=False) if masked else quick(), mask=mask)

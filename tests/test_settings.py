@@ -71,7 +71,7 @@ def test_every_control_reaches_a_setting():
         ({"steps": 10**5000}, "a very large int"),
         ({"steps": "${oc.env:HOME}"}, "steps to be a whole number"),
         ({"step": 0}, "step size"),
-        ({"objective": "texture"}, "textural, semantic, fused"),
+        ({"objective": "texture"}, "textural, semantic, lunet, fused"),
         ({"objective": ["fused"]}, "objective .* to be text"),
         ({"view": "half"}, "whole, tiles, both"),
         ({"gradient": "fast"}, "exact, sds"),
