@@ -8,11 +8,13 @@ model's `noising` says.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from .errors import CheckpointError
 from .needs import Objective as Objective
 from .noising import Noising
 
@@ -74,6 +76,13 @@ class Surrogate(Protocol):
         encoder first. Raises CheckpointError where the model cannot."""
         ...
 
+    def lora(self, rank: int, seed: int) -> AbstractContextManager[list[Any]]:
+        """Within `run`, while open: a LoRA of that rank on the denoiser's attention, which changes nothing until it is
+        trained. Its weights: float32 leaves on `device`, for each layer (rank, inputs) and (outputs, rank); their
+        gradient is that of a `denoise` whose latents want one, too. The model is as it was afterwards, on every exit.
+        Raises CheckpointError where there is no denoiser, or no derivative."""
+        ...
+
     def run(
         self,
         job: Callable[[Surrogate], Result],
@@ -91,6 +100,20 @@ class Surrogate(Protocol):
         Whatever the host lent is restored on every exit.
         """
         ...
+
+
+def require_trainable(surrogate: Surrogate) -> None:
+    """Raises CheckpointError for a model on which no LoRA can be trained."""
+    if len(surrogate.sigmas) == 0:
+        raise CheckpointError(
+            f"{surrogate.name} is an autoencoder without a denoiser: there is nothing to fine-tune. Choose a whole "
+            "model, or protect single pictures with the textural objective."
+        )
+    if not surrogate.differentiable:
+        raise CheckpointError(
+            f"{surrogate.name}: nobody has checked its derivative, so no LoRA can be trained on it. Protect single "
+            "pictures, with the gradient sds, or choose another model."
+        )
 
 
 def out_of_memory(error: BaseException) -> bool:

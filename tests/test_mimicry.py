@@ -282,6 +282,10 @@ def test_what_cannot_be_learned_is_refused():
         Training(seeds=())
 
 
+class Underivable(Student):
+    differentiable = False
+
+
 class Diverging(Student):
     def denoise(self, *arguments):
         return super().denoise(*arguments) * float("nan")
@@ -291,7 +295,7 @@ class Diverging(Student):
     "model, words",
     [
         (ToySurrogate(vae_only=True), "no denoiser to fine-tune"),
-        (ToySurrogate(), "not loaded by diffusers"),
+        (Underivable(), "no checked derivative"),
         (Diverging(), "lower rate"),
     ],
 )

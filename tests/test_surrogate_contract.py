@@ -289,3 +289,115 @@ def test_a_run_inside_a_run_leaves_the_outer_one_intact(surrogate, images):
 
 def test_it_has_a_name_and_a_device(surrogate, images):
     assert surrogate.name and images.device.type == surrogate.device.type
+
+
+# A LoRA
+
+
+def trainable(surrogate):
+    require_denoiser(surrogate)
+    if not surrogate.differentiable:
+        pytest.skip("is asked for predictions alone")
+
+
+def predicted(model, latents):
+    sigma = model.sigmas[[400]]
+    return model.denoise(latents, sigma, model.conditioning("a painting"))
+
+
+def test_a_lora_changes_nothing_until_it_is_trained_and_nothing_once_it_is_gone(surrogate):
+    trainable(surrogate)
+    latents = torch.randn(1, 4, 8, 8, device=surrogate.device)
+
+    def job(model):
+        with torch.no_grad():
+            before = predicted(model, latents)
+            with model.lora(4, 0) as weights:
+                untrained = predicted(model, latents)
+                for up in weights[1::2]:
+                    up.data.normal_(0, 0.1)
+                trained = predicted(model, latents)
+            return before, untrained, trained, predicted(model, latents), weights
+
+    state, kept = state_of(surrogate), [p.detach().clone() for m in modules_of(surrogate) for p in m.parameters()]
+    before, untrained, trained, after, weights = ready(surrogate, job)
+    assert torch.equal(before, untrained) and torch.equal(before, after) and not torch.equal(before, trained)
+    assert state_of(surrogate) == state
+    assert all(map(torch.equal, kept, [p for m in modules_of(surrogate) for p in m.parameters()]))
+    assert {(w.dtype, w.device.type, w.requires_grad) for w in weights} == {
+        (torch.float32, surrogate.device.type, True)
+    }
+    assert all(down.shape[0] == up.shape[1] == 4 for down, up in zip(weights[::2], weights[1::2], strict=True))
+
+
+@pytest.mark.parametrize("low_vram", [False, True])
+def test_the_gradient_of_a_loras_weights_is_right(surrogate, low_vram):
+    trainable(surrogate)
+    if is_half(surrogate):
+        pytest.skip("half precision is too coarse for a difference")
+    latents, aim = torch.randn(2, 1, 4, 8, 8, device=surrogate.device)
+
+    def job(model):
+        def loss():
+            return (predicted(model, latents.clone().requires_grad_()) * aim).sum()
+
+        with model.lora(2, 0) as weights:
+            with torch.no_grad():
+                for up in weights[1::2]:
+                    up.normal_(0, 0.1)
+            gradients = torch.autograd.grad(loss(), weights)
+            size = sum(g.square().sum() for g in gradients).sqrt()
+            with torch.no_grad():
+                sides = []
+                for h in (1e-2, -2e-2):
+                    for weight, gradient in zip(weights, gradients, strict=True):
+                        weight.add_(gradient / size, alpha=h)
+                    sides.append(loss())
+            return float((sides[0] - sides[1]) / 2e-2), float(size)
+
+    difference, slope = ready(surrogate, job, low_vram=low_vram)
+    assert slope > 0 and difference == pytest.approx(slope, rel=0.03)
+
+
+def test_a_lora_is_the_same_for_a_seed_and_takes_no_number_of_others(surrogate):
+    trainable(surrogate)
+
+    def job(model):
+        begun, found = torch.get_rng_state(), []
+        for seed in (1, 1, 2):
+            with model.lora(4, seed) as weights:
+                found.append([weight.detach().clone() for weight in weights])
+        assert torch.equal(begun, torch.get_rng_state())
+        return found
+
+    first, again, other = ready(surrogate, job)
+    assert all(map(torch.equal, first, again)) and not all(map(torch.equal, first, other))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_lora_is_gone_after_an_error_too(surrogate, error):
+    trainable(surrogate)
+    state = state_of(surrogate)
+    latents = torch.randn(1, 4, 8, 8, device=surrogate.device)
+
+    def whole(model):
+        with torch.no_grad():
+            return predicted(model, latents)
+
+    def job(model):
+        with model.lora(4, 0) as weights:
+            torch.autograd.grad(predicted(model, latents).sum(), weights)
+            raise error
+
+    before = ready(surrogate, whole)
+    with pytest.raises(error):
+        ready(surrogate, job)
+    assert state_of(surrogate) == state and torch.equal(before, ready(surrogate, whole))
+
+
+def test_what_takes_no_lora_says_why(surrogate):
+    if len(surrogate.sigmas) and surrogate.differentiable:
+        pytest.skip("takes one")
+    words = "derivative" if len(surrogate.sigmas) else "nothing to fine-tune"
+    with pytest.raises(CheckpointError, match=words):
+        surrogate.lora(4, 0)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,14 +30,6 @@ PUBLISHED_RATE, PUBLISHED_WIDTH = 1e-4, 780
 Pictures = Sequence[Tensor]
 Imitations = dict[str, list[list[Tensor]]]
 """By the name of the set, for each seed: pictures, (1, 3, side, side) uint8 on the CPU."""
-
-
-class Student(Surrogate, Protocol):
-    """A surrogate whose denoiser takes a LoRA."""
-
-    def lora(self, rank: int, seed: int) -> AbstractContextManager[list[nn.Parameter]]:
-        """Within `run`: there while open. The weights to train, float32."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -68,17 +59,16 @@ class Training:
             raise SettingsError("Expected at least one seed of a LoRA's training; got none.")
 
 
-def require_student(surrogate: Surrogate) -> Student:
+def require_student(surrogate: Surrogate) -> None:
     """Raises NotMeasuredError for a model that takes no LoRA here."""
     if len(surrogate.sigmas) == 0:
         raise NotMeasuredError(f"{surrogate.name} is an autoencoder alone, and there is no denoiser to fine-tune")
-    if not hasattr(surrogate, "lora"):
-        raise NotMeasuredError(f"{surrogate.name} is not loaded by diffusers, through which a LoRA is fine-tuned")
+    if not surrogate.differentiable:
+        raise NotMeasuredError(f"{surrogate.name} has no checked derivative, and a LoRA is fine-tuned by it")
     try:
         import peft  # noqa: F401
     except ImportError as error:
         raise NotMeasuredError('a LoRA is fine-tuned by peft: pip install "mist-protect[evaluate]"') from error
-    return cast(Student, surrogate)
 
 
 def require_enough(pictures: Sequence[Any]) -> None:
@@ -102,12 +92,12 @@ def imitate(
     sets: by name, squares of `side` (see `squares`), as many in each, in the same order; prompts: one for each picture.
     With the same seed every set has the same start, draws, noise and prompts. Raises NotMeasuredError, CheckpointError
     for a prompt, PictureError."""
-    student = require_student(surrogate)
+    require_student(surrogate)
     require_enough(prompts)
     _require_alike(sets, prompts, side)
     conditionings = {prompt: surrogate.conditioning(prompt) for prompt in prompts}
     studio = _Studio(prompts, conditionings, training, on_part)
-    return student.run(lambda ready: studio.run(ready, sets), training.batch, side, side, low_vram=low_vram)
+    return surrogate.run(lambda ready: studio.run(ready, sets), training.batch, side, side, low_vram=low_vram)
 
 
 def side_for(models: Sequence[Surrogate], pictures: Pictures, working_size: int) -> int:
@@ -164,7 +154,7 @@ class _Studio:
             made[name] = [self._taught(ready, name, clean, seed) for seed in seeds]
         return made
 
-    def _taught(self, ready: Student, name: str, clean: Tensor, seed: int) -> list[Tensor]:
+    def _taught(self, ready: Surrogate, name: str, clean: Tensor, seed: int) -> list[Tensor]:
         with ready.lora(self.training.rank, seed) as weights:
             self._teach(ready, weights, clean, seed, f"a LoRA of the {name}, seed {seed}")
             return self._pictures(ready, clean[:1], seed)

@@ -8,7 +8,7 @@ nothing is borrowed of it; the autoencoder lends its layers for the gradient.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from ldm_patched.ldm.models.autoencoder import AutoencoderKL
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from ..needs import NEEDS
 from ..noising import Added, Noising
-from ..surrogate import Conditioning, Objective, Result, Surrogate
+from ..surrogate import Conditioning, Objective, Result, Surrogate, require_trainable
 from .borrowing.aliases import OutOfPlace, alias, unwatched
 from .borrowing.lean import lean
 from .borrowing.lending import attributes, instance_attributes, memory, named, recomputed
@@ -108,6 +108,11 @@ class ClassicSurrogate:
         parts = answer if isinstance(answer, dict) else {"crossattn": answer}
         with torch.inference_mode(False), torch.no_grad():
             return {CONDITION[name]: part.clone().to(self.device) for name, part in parts.items()}
+
+    def lora(self, rank: int, seed: int) -> NoReturn:
+        """There is none."""
+        require_trainable(self)
+        raise AssertionError
 
     def run(
         self,

@@ -9,7 +9,7 @@ and weights that are quantised, are asked for predictions alone, as in a generat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import backend.nn.unet
@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from ..needs import NEEDS
 from ..noising import Added, Flow, Noising
-from ..surrogate import Conditioning, Objective, Result, Surrogate, out_of_memory
+from ..surrogate import Conditioning, Objective, Result, Surrogate, out_of_memory, require_trainable
+from .borrowing.adapting import low_rank
 from .borrowing.aliases import OutOfPlace, alias, is_plain, unwatched
 from .borrowing.denoiser import with_loss_scale
 from .borrowing.lean import lean
@@ -132,6 +133,10 @@ class ForgeSurrogate:
         parts = answer if isinstance(answer, dict) else {"crossattn": answer}
         with torch.inference_mode(False), torch.no_grad():
             return {CONDITION.get(name, name): part.clone().to(self.device) for name, part in parts.items()}
+
+    def lora(self, rank: int, seed: int) -> AbstractContextManager[list[Any]]:
+        require_trainable(self)
+        return low_rank(self.objects.unet.model.diffusion_model, rank, seed, self.device)
 
     def run(
         self,

@@ -7,7 +7,7 @@ Loading, attention, memory and precision are the web UI's; `run` borrows them an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from ..needs import NEEDS
 from ..noising import Added, Flow, Noising
-from ..surrogate import Conditioning, Objective, Result, Surrogate
+from ..surrogate import Conditioning, Objective, Result, Surrogate, require_trainable
+from .borrowing.adapting import low_rank
 from .borrowing.denoiser import denoised, noise_levels, with_loss_scale
 from .borrowing.lean import lean
 from .borrowing.lending import attributes, cast, frozen, layers_of, named, recompute, recomputed
@@ -134,6 +135,10 @@ class WebuiSurrogate:
         with torch.inference_mode(False), torch.no_grad(), devices.autocast(), _generation_parameters_kept():
             answer = self.model.get_learned_conditioning(prompts)
         return answer if isinstance(answer, dict) else {"c_crossattn": answer}
+
+    def lora(self, rank: int, seed: int) -> AbstractContextManager[list[Any]]:
+        require_trainable(self)
+        return low_rank(self.unet, rank, seed, self.device)
 
     def run(
         self,

@@ -7,8 +7,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from mist_attack.errors import CheckpointError
+from mist_attack.hosts.borrowing.adapting import low_rank
 from mist_attack.needs import NEEDS
 from mist_attack.noising import Added, Flow
+from mist_attack.surrogate import require_trainable
 
 
 class ToySurrogate:
@@ -69,6 +71,10 @@ class ToySurrogate:
         with torch.inference_mode(False):
             generator = torch.Generator().manual_seed(sum(prompt.encode()))
             return torch.randn(1, 6, generator=generator, dtype=self.dtype, device="cpu").to(self.device)
+
+    def lora(self, rank, seed):
+        require_trainable(self)
+        return low_rank(self.denoiser, rank, seed, self.device)
 
     def run(self, job, batch, height, width, *, low_vram=False):
         state = [(p, p.requires_grad) for module in self.modules for p in module.parameters()]

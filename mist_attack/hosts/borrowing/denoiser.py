@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor
 
+_factor = ContextVar("factor", default=1.0)
 LOSS_SCALE = 1024.0  # a half-precision backward loses small gradients without it; exact, being a power of two
 SMALLEST_ALPHA = 5e-8  # zero terminal SNR: no infinite sigma
 
@@ -41,7 +43,16 @@ def denoised(
 
 def with_loss_scale(unet: Callable[[Tensor], Tensor], x: Tensor, factor: float = LOSS_SCALE) -> Tensor:
     """unet(x) in float32; gradients are `factor` times as large while the backward is inside it."""
-    return _ScaledGradient.apply(unet(_ScaledGradient.apply(x, 1 / factor)).float(), factor)  # type: ignore[return-value]
+    outer = _factor.set(factor)
+    try:
+        return _ScaledGradient.apply(unet(_ScaledGradient.apply(x, 1 / factor)).float(), factor)  # type: ignore[return-value]
+    finally:
+        _factor.reset(outer)
+
+
+def weight_inside(weight: Tensor) -> Tensor:
+    """A weight that is trained, as a layer inside of `with_loss_scale` uses it: its gradient is its own size."""
+    return _ScaledGradient.apply(weight, 1 / _factor.get())  # type: ignore[return-value]
 
 
 class _ScaledGradient(torch.autograd.Function):

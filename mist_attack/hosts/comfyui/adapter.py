@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from ...errors import CheckpointError
 from ...needs import NEEDS
-from ...surrogate import Objective, Result, Surrogate
+from ...surrogate import Objective, Result, Surrogate, require_trainable
+from ..borrowing.adapting import low_rank
 from ..borrowing.aliases import Aliases, unwatched
 from ..borrowing.lean import lean
 from ..borrowing.lending import instance_attributes, layers_of, memory
@@ -119,6 +120,10 @@ class ComfySurrogate:
         if prompt not in self._prompts:
             self._prompts[prompt] = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt))
         return self._prompts[prompt]
+
+    def lora(self, rank: int, seed: int) -> AbstractContextManager[list[Any]]:
+        require_trainable(self)
+        return low_rank(self.model.model.diffusion_model, rank, seed, self.device)
 
     def run(
         self, job: Callable[[Surrogate], Result], batch: int, height: int, width: int, *, low_vram: bool = False

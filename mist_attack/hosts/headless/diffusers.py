@@ -18,7 +18,7 @@ from ...devices import pick_device, require_working
 from ...errors import CheckpointError, MistError
 from ...needs import NEEDS
 from ...noising import Added, Flow, Noising
-from ...surrogate import Conditioning, Objective, Result, Surrogate
+from ...surrogate import Conditioning, Objective, Result, Surrogate, require_trainable
 from ..borrowing import heap
 from ..borrowing.denoiser import denoised
 from ..borrowing.lean import lean
@@ -122,12 +122,11 @@ class DiffusersSurrogate:
                 self._conditionings[prompt] = tree_map(lambda part: part.to(*here), encoded)
         return self._conditionings[prompt]
 
-    def lora(self, rank: int, seed: int) -> AbstractContextManager[list[nn.Parameter]]:
+    def lora(self, rank: int, seed: int) -> AbstractContextManager[list[Any]]:
         """Within `run`: a LoRA on the denoiser's attention while open, and the weights of it to train.
 
-        Raises CheckpointError without a denoiser, ImportError without peft."""
-        if self.unet is None:
-            raise CheckpointError(f"{self.name} is an autoencoder without a UNet: there is nothing to fine-tune.")
+        By peft. Raises CheckpointError without a denoiser, and without peft."""
+        require_trainable(self)
         return adapted(self.unet, rank, seed)
 
     def run(

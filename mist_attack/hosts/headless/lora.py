@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...errors import CheckpointError
+
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 """The layers that diffusers' own script for a LoRA adapts."""
 NAME = "mist"
@@ -17,8 +19,11 @@ NAME = "mist"
 @contextmanager
 def adapted(denoiser: Any, rank: int, seed: int) -> Iterator[list[nn.Parameter]]:
     """While open, the attention has a LoRA of that rank, which changes nothing until it is trained; these are its
-    weights, float32. Everything else is frozen already. Raises ImportError without peft."""
-    from peft import LoraConfig
+    weights, float32. Everything else is frozen already. Raises CheckpointError without peft."""
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise CheckpointError(f'A LoRA is trained by peft ({error}): pip install "mist-protect[headless]"') from error
 
     own = dict(vars(denoiser))
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=ATTENTION)

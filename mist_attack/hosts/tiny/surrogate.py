@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...errors import CheckpointError
 from ...noising import Added, Noising
-from ...surrogate import Objective, Result, Surrogate
+from ...surrogate import Objective, Result, Surrogate, require_trainable
 from ..borrowing.lending import fastest_format, frozen, named, recomputed
 from .modules import Block, Family
 from .tensors import Half
@@ -72,6 +72,11 @@ class TinySurrogate:
             f"{self.name} is an autoencoder without a UNet: only the textural objective can use it. "
             "Choose textural (--objective textural, or Mist's --mode 1), or a whole model."
         )
+
+    def lora(self, rank: int, seed: int) -> NoReturn:
+        """There is none."""
+        require_trainable(self)
+        raise AssertionError
 
     def run(
         self,
