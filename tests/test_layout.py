@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mist_attack"
 ENGINE = sorted(path for path in PACKAGE.glob("*.py") if path.name != "__main__.py")
 EVALUATION = sorted((PACKAGE / "evaluation").glob("*.py"))
+SETS = sorted((PACKAGE / "sets").glob("*.py"))
 PICTURES = sorted((PACKAGE / "pictures").rglob("*.py"))
 HOSTS = {"comfyui": {"comfy", "nodes", "folder_paths"}, "webui": {"modules"}, "forge": {"modules", "backend"}}
 HOSTS |= {"headless": {"diffusers", "transformers"}, "taesd": {"modules"}}
@@ -35,7 +36,7 @@ def imports(path):
                 yield from ((node.level, alias.name) for alias in node.names)
 
 
-@pytest.mark.parametrize("path", [*ENGINE, *EVALUATION, *PICTURES], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [*ENGINE, *SETS, *EVALUATION, *PICTURES], ids=lambda p: p.stem)
 def test_the_engine_imports_no_host_and_no_face(path):
     foreign = set().union(*HOSTS.values())
     for level, name in imports(path):

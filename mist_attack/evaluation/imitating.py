@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from ..budget import to_levels, to_unit
 from ..errors import PictureError, SettingsError
+from ..objectives import prediction_error
 from ..randomness import integers, normal, seeded
+from ..sets.learning import rate_for
 from ..surrogate import Conditioning, Surrogate
 from .comparison import sample
 from .effect import OnPart
@@ -24,8 +26,6 @@ UNTAUGHT = "model"
 """The pictures of the model as it is: how near the style lies without a LoRA."""
 LEAST = 5
 """Pictures of a style, below which nobody fine-tunes a LoRA on it."""
-PUBLISHED_RATE, PUBLISHED_WIDTH = 1e-4, 780
-"""Of diffusers' script for a LoRA, a picture a step; of the layers that it adapts in Stable Diffusion 1, the mean."""
 
 Pictures = Sequence[Tensor]
 Imitations = dict[str, list[list[Tensor]]]
@@ -180,9 +180,8 @@ class _Studio:
         members = [i for i, other in enumerate(self.prompts) if other == prompt]
         latents = clean[torch.tensor(members, device=clean.device)[drawn(len(members), self.training.batch)]]
         sigma = ready.sigmas[drawn(len(ready.sigmas), self.training.batch)]
-        noised = ready.noising.noised(latents, normal(latents, generator), sigma)
-        denoised = ready.denoise(noised, sigma, self.conditionings[prompt])
-        return ((latents - denoised) / sigma.view(-1, 1, 1, 1)).square().mean()
+        noise = normal(latents, generator)
+        return prediction_error(ready, latents, noise, sigma, self.conditionings[prompt]).square().mean()
 
     def _pictures(self, ready: Surrogate, like: Tensor, seed: int) -> list[Tensor]:
         """By the pictures' prompts in turn, the same noise for each set."""
@@ -193,13 +192,6 @@ class _Studio:
             conditioning = self.conditionings[self.prompts[i % len(self.prompts)]]
             made.append(_levels(sample(ready, normal(like, generator), conditioning, steps)))
         return made
-
-
-def rate_for(weights: Sequence[nn.Parameter], batch: int) -> float:
-    """Goes as the batch (Goyal et al. 2017, arXiv 1706.02677), and as one over the mean width of the layers that the
-    weights, pairs of thin matrices, adapt (Yang et al. 2022, arXiv 2203.03466)."""
-    widths = [max(weight.shape) for weight in weights]
-    return PUBLISHED_RATE * batch * PUBLISHED_WIDTH * len(widths) / sum(widths)
 
 
 @torch.no_grad()

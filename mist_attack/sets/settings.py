@@ -1,0 +1,86 @@
+"""How a set is protected, besides what holds for each picture: one more table of controls."""
+
+# control() makes a field
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..control import control, controls_in
+from ..errors import SettingsError
+from ..needs import NEEDS
+from ..settings import Settings
+
+LEAST = 2
+"""Pictures of a set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetSettings:
+    """The alternation (Anti-DreamBooth's ASPL, Van Le et al. 2023, arXiv 2303.15433). Same set, settings, seed, device
+    and torch build: same bytes."""
+
+    rounds: int = control(
+        5,
+        label="Rounds",
+        level="beginner",
+        limits=(1, 100),
+        hint="How often a LoRA learns from the pictures as they are by then, before they are changed further.",
+    )
+    lora_steps: int = control(
+        10,
+        label="LoRA steps",
+        limits=(1, 10_000),
+        hint="Training steps of the LoRA in each round.",
+    )
+    lora_rank: int = control(
+        4,
+        label="LoRA rank",
+        limits=(1, 128),
+        hint="Rank of the LoRA that stands for the imitator's.",
+    )
+    lora_rate: float = control(
+        0.0,
+        label="LoRA rate",
+        level="expert",
+        limits=(0, 1),
+        step=0.0001,
+        hint="Learning rate of the LoRA. 0: by the width of the model's layers, 1e-4 for Stable Diffusion 1.",
+    )
+    lora_states: int = control(
+        2,
+        label="LoRA states",
+        level="expert",
+        limits=(1, 16),
+        hint="States of the LoRA, from half-taught to taught, that the predictions of a round go through in turns.",
+    )
+
+    def __post_init__(self) -> None:
+        for known in SET_CONTROLS:
+            known.check(getattr(self, known.setting))
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+SET_CONTROLS = controls_in(SetSettings)
+
+
+def set_settings(values: Mapping[str, Any]) -> SetSettings:
+    """From controls by name; those that are None or missing have their defaults. Raises SettingsError."""
+    return SetSettings(**{name: value for name, value in values.items() if value is not None})
+
+
+def require_possible(settings: Settings, plan: SetSettings, pictures: int) -> None:
+    """Raises SettingsError for what cannot be protected as a set."""
+    if pictures < LEAST:
+        raise SettingsError(f"Expected {LEAST} pictures or more of one style; got {pictures}. Protect one by itself.")
+    if not NEEDS[settings.objective].denoiser:
+        modes = ", ".join(name for name, needs in NEEDS.items() if needs.denoiser)
+        raise SettingsError(
+            f"The {settings.objective} mode goes through the autoencoder alone, which no LoRA changes. Choose {modes}, "
+            "or protect the pictures one by one."
+        )
+    if settings.steps < plan.rounds:
+        raise SettingsError(f"Expected a step or more for each round; got {settings.steps} for {plan.rounds} rounds.")
