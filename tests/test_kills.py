@@ -30,7 +30,7 @@ KILLED = -signal.SIGKILL
 def fork():
     """Runs the command in a child of a process that has imported everything, which saves seconds each time."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fakes.toy_command"])
+    context.set_forkserver_preload(["fakes.toy_command", "torch._dynamo"])  # which an optimiser imports
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (TESTS, TESTS.parent))))
         multiprocessing.forkserver.ensure_running()
@@ -76,6 +76,21 @@ def test_killed_at_every_change_of_the_disk_and_started_again(fork, tmp_path):
         if code == 0:
             break
     assert died == [True] * die_at + [False] and die_at > 10
+
+
+def test_a_set_killed_at_changes_of_the_disk_ends_in_the_same_bytes(fork, tmp_path):
+    gallery(tmp_path, 2)
+    words = "protect-set", "in", "--out", "out", "--rounds", 2, "--lora-steps", 2, "--steps", 2, "--threads", 1
+    assert fork(tmp_path, *words) == 0
+    undisturbed, died = tree(tmp_path / "out"), []
+    for die_at in range(12, 1000, 27):
+        (tmp_path / "out").rename(tmp_path / f"done{die_at}")
+        died.append(fork(tmp_path, *words, die_at=die_at) == KILLED)
+        assert fork(tmp_path, *words) == 0
+        assert tree(tmp_path / "out") == undisturbed, f"killed at change {die_at}"
+        if not died[-1]:
+            break
+    assert died == [True] * (len(died) - 1) + [False] and len(died) > 2
 
 
 def test_killed_at_any_moment_and_started_again(tmp_path):

@@ -45,12 +45,13 @@ def _require_meant(options: argparse.Namespace) -> None:
         if (given := getattr(options, name)) is not None and not least <= given < math.inf:
             raise SettingsError(f"Expected --{name.replace('_', '-')} of at least {least}; got {given:g}.")
     if options.device is not None:
-        _require_device(options.device)
+        require_device(options.device)
     if options.timeout is not None and not 0 < options.timeout < math.inf:
         raise SettingsError(f"Expected --timeout above 0 seconds; got {options.timeout:g}.")
 
 
-def _require_device(name: str) -> None:
+def require_device(name: str) -> None:
+    """As torch spells one. Raises SettingsError."""
     try:
         torch.device(name)
     except RuntimeError as error:

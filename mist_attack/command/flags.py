@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import NoReturn
 
 from .. import __version__
-from ..control import Control
 from ..controls import BY_NAME
 from ..errors import SettingsError
-from ..presets import usual
-from . import mimicry
+from ..sets.settings import SET_CONTROLS
+from . import mimicry, mist_v2
+from .flag import Parser, a_name, a_path, add_control
 
 FORMATS = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}
 BENCH_PARTS = (
@@ -63,30 +62,22 @@ EVALUATED = (
     "changed picture is written."
 )
 
+SET = (
+    "Pictures of one style, against a LoRA that is fine-tuned on all of them: in rounds, a LoRA of ours learns from "
+    "the pictures as they are by then, and each is changed further through the model with it. Captions: "
+    "STEM.prompt.txt beside a picture. A run that was killed goes on when it is started again, and loses a round at "
+    "most."
+)
+
+NAMED = "of {stem}, {parent} and {dir}, as '{stem}-mist'"
 EXIT_CODES = (
     "Exit codes: 0 done; 1 nothing done; 2 some pictures failed; 3 all done, but files that look like pictures were "
     "passed over (they are named at the end); 130 interrupted."
 )
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{message} (see '{self.prog} --help')")
-
-
-def _path(text: str) -> Path:
-    return Path(_name(text))
-
-
-def _name(text: str) -> str:
-    """A variable of a shell that was never set gives an empty word."""
-    if not text:
-        raise argparse.ArgumentTypeError("expected a name, got nothing")
-    return text
-
-
-def parser() -> tuple[Parser, Parser, Parser, Parser, Parser, Parser]:
-    """The whole, and the parsers of `protect`, `evaluate`, `info`, `doctor` and `bench`."""
+def parser() -> tuple[Parser, Parser, Parser, Parser, Parser, Parser, Parser]:
+    """The whole, and the parsers of `protect`, `protect-set`, `evaluate`, `info`, `doctor` and `bench`."""
     whole = Parser(prog="mist", description="Protect pictures against imitation by diffusion models.")
     whole.add_argument("--version", action="version", version=f"mist {__version__}")
     commands = whole.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
@@ -96,17 +87,28 @@ def parser() -> tuple[Parser, Parser, Parser, Parser, Parser, Parser]:
     _add_engine_flags(protect)
     _add_shared_flags(protect)
     _add_mist_flags(protect)
+    protect_set = commands.add_parser(
+        "protect-set",
+        help="protect pictures of one style together",
+        allow_abbrev=False,
+        epilog=EXIT_CODES,
+        description=SET,
+    )
+    _add_own_flags(protect_set)
+    _add_set_flags(protect_set)
+    _add_shared_flags(protect_set)
+    mist_v2.add_flags(protect_set)
     evaluate = commands.add_parser(
         "evaluate", help="judge protected pictures", allow_abbrev=False, epilog=EXIT_CODES, description=EVALUATED
     )
     _add_evaluate_flags(evaluate)
     info = commands.add_parser("info", help="show devices, checkpoint, presets and targets", allow_abbrev=False)
-    info.add_argument("--checkpoint", type=_name, metavar="FILE|DIR|demo")
+    info.add_argument("--checkpoint", type=a_name, metavar="FILE|DIR|demo")
     doctor = commands.add_parser("doctor", help="try a step on a device, against the CPU's", allow_abbrev=False)
     doctor.add_argument("--device", help=DEVICE)
     bench = commands.add_parser("bench", help="what a step costs here, against Mist's own loop", allow_abbrev=False)
     _add_bench_flags(bench)
-    return whole, protect, evaluate, info, doctor, bench
+    return whole, protect, protect_set, evaluate, info, doctor, bench
 
 
 def theirs(options: argparse.Namespace) -> bool:
@@ -127,42 +129,22 @@ def _is_given(options: argparse.Namespace, name: str) -> bool:
 
 def _add_own_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "inputs", nargs="*", type=_path, metavar="INPUT", help="pictures, folders, globs, @LIST (a file of names)"
+        "inputs", nargs="*", type=a_path, metavar="INPUT", help="pictures, folders, globs, @LIST (a file of names)"
     )
     group = parser.add_argument_group("our own flags")
-    group.add_argument("--out", type=_name, metavar="DIR|URL", help="where results go; tree and names stay")
+    group.add_argument("--out", type=a_name, metavar="DIR|URL", help="where results go; tree and names stay")
     for name in OWN_CONTROLS:
-        _add_control(group, BY_NAME[name])
+        add_control(group, BY_NAME[name])
     group.add_argument(
         "--mask-file",
-        type=_path,
+        type=a_path,
         metavar="FILE",
         help="white may change, black not; STEM.mask.png (or .jpg ...) beside a picture wins",
     )
-    group.add_argument("--preset", type=_name, metavar="NAME", help="fills the controls; flags win (see 'mist info')")
-    group.add_argument("--config", type=_path, metavar="FILE.yaml", help="the same settings as lines of YAML")
+    group.add_argument("--preset", type=a_name, metavar="NAME", help="fills the controls; flags win (see 'mist info')")
+    group.add_argument("--config", type=a_path, metavar="FILE.yaml", help="the same settings as lines of YAML")
     group.add_argument("--format", choices=FORMATS, help="of the results (default: the input's where lossless)")
     group.add_argument("--quality", type=int, metavar="1..100", help="of JPEG (default 95)")
-
-
-def _add_control(group: argparse._ActionsContainer, control: Control) -> None:
-    default = control.shown(usual(control.name, control.default))
-    words, help = _flags_of(control), f"{control.explained('command')} (default {default})"
-    if control.kind is bool:
-        group.add_argument(*words, action=argparse.BooleanOptionalAction, default=None, help=help)
-    else:
-        kind = _name if control.name == "target" else control.kind
-        group.add_argument(*words, type=kind, metavar=_metavar(control), help=help)
-
-
-def _flags_of(control: Control) -> list[str]:
-    return [*(["-s"] if control.name == "steps" else []), control.flag]
-
-
-def _metavar(control: Control) -> str:
-    if control.name == "target":
-        return "FILE|NAME"
-    return "|".join(control.offered) or control.scale.unit.upper() or ("TEXT" if control.kind is str else "N")
 
 
 def _add_gallery_flags(parser: argparse.ArgumentParser) -> None:
@@ -171,13 +153,26 @@ def _add_gallery_flags(parser: argparse.ArgumentParser) -> None:
         "What is done already, by content and settings, is skipped: OUT/mist-manifest.jsonl has a line per picture. "
         "A run that was killed goes on when it is started again.",
     )
-    group.add_argument("--name", type=_name, metavar="TEMPLATE", help="of {stem}, {parent} and {dir}, as '{stem}-mist'")
+    group.add_argument(
+        "--name", type=a_name, metavar="TEMPLATE", help="of {stem}, {parent} and {dir}, as '{stem}-mist'"
+    )
     group.add_argument("--force", action="store_true", default=None, help="protect again what is done already")
     group.add_argument("--limit", type=int, metavar="N", help="at most so many pictures, not counting skipped ones")
     group.add_argument("--shuffle", action="store_true", default=None, help="in another order, with the same results")
     group.add_argument("--fail-fast", action="store_true", default=None, help="stop at the first failure")
     group.add_argument("--retries", type=int, metavar="N", help="when the machine fails, not the picture (default 0)")
     group.add_argument("--shard", metavar="I/N", help="only the I-th of N parts, for N machines")
+
+
+def _add_set_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the set")
+    for known in SET_CONTROLS:
+        add_control(group, known)
+    group.add_argument(
+        "--name", type=a_name, metavar="TEMPLATE", help="of {stem}, {parent} and {dir}, as '{stem}-mist'"
+    )
+    group.add_argument("--force", action="store_true", default=None, help="protect again what is done already")
+    parser.set_defaults(engine=None, shard=None)
 
 
 def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
@@ -194,35 +189,35 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
 def _add_shared_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("flags for both")
     for name in SHARED_CONTROLS:
-        _add_control(group, BY_NAME[name])
+        add_control(group, BY_NAME[name])
     group.add_argument(
         "--checkpoint",
-        type=_name,
+        type=a_name,
         metavar="FILE|DIR|demo",
         help="Stable Diffusion v1.x, or a small autoencoder; comfyui: its name there",
     )
     group.add_argument("--device", help=DEVICE)
     group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the UNet")
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads; part of what makes bytes repeatable")
-    group.add_argument("--report", type=_path, metavar="FILE.json", help="what was done to each picture")
+    group.add_argument("--report", type=a_path, metavar="FILE.json", help="what was done to each picture")
     group.add_argument("--dry-run", action="store_true", help="say what would be done, how long it takes, and stop")
     group.add_argument("-q", "--quiet", action="store_true", help="errors only")
 
 
 def _add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("original", type=_path, metavar="ORIGINAL", help="a picture, or a folder of them")
+    parser.add_argument("original", type=a_path, metavar="ORIGINAL", help="a picture, or a folder of them")
     parser.add_argument(
-        "protected", type=_path, metavar="PROTECTED", help="the same protected: a picture, or a folder of these names"
+        "protected", type=a_path, metavar="PROTECTED", help="the same protected: a picture, or a folder of these names"
     )
     parser.add_argument(
-        "--out", type=_path, default=Path("evaluation"), metavar="DIR", help="of the results (default evaluation)"
+        "--out", type=a_path, default=Path("evaluation"), metavar="DIR", help="of the results (default evaluation)"
     )
-    parser.add_argument("--checkpoint", type=_name, metavar="FILE|DIR|demo", help="the model that judges")
+    parser.add_argument("--checkpoint", type=a_name, metavar="FILE|DIR|demo", help="the model that judges")
     parser.add_argument(
-        "--real", type=_path, metavar="FILE|DIR", help="small autoencoders (TAESD's family) that judge before it"
+        "--real", type=a_path, metavar="FILE|DIR", help="small autoencoders (TAESD's family) that judge before it"
     )
     for name in EVALUATE_CONTROLS:
-        _add_control(parser, BY_NAME[name])
+        add_control(parser, BY_NAME[name])
     mimicry.add_flags(parser)
     parser.add_argument("--no-pictures", action="store_true", help="a page of figures alone, which may be published")
     parser.add_argument("--device", help=DEVICE)
@@ -235,7 +230,7 @@ def _add_bench_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpu", action="store_true", help="all that a graphics card must show, in six minutes")
     parser.add_argument("--reduced", action="store_true", help="gpu: small, as on a CPU: to check the check itself")
     parser.add_argument(
-        "--out", type=_path, metavar="FILE.json", help="default bench/results.json, or results-gpu.json"
+        "--out", type=a_path, metavar="FILE.json", help="default bench/results.json, or results-gpu.json"
     )
     parts = f"of {', '.join(BENCH_PARTS)}; gpu: of {', '.join(GPU_PARTS)}"
     parser.add_argument("--only", nargs="+", choices=(*BENCH_PARTS, *GPU_PARTS), metavar="PART", help=parts)
@@ -249,9 +244,9 @@ def _add_bench_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_judging_flags(parser: argparse.ArgumentParser) -> None:
     real = "small autoencoders of others (TAEF2 ...) to judge on (default: what MIST_REAL_AUTOENCODER names)"
-    parser.add_argument("--real", type=_path, metavar="DIR", help=real)
+    parser.add_argument("--real", type=a_path, metavar="DIR", help=real)
     pictures = "real: to judge on, a sub-folder for each kind (default: pictures that anyone has)"
-    parser.add_argument("--pictures", type=_path, metavar="DIR", help=pictures)
+    parser.add_argument("--pictures", type=a_path, metavar="DIR", help=pictures)
     each = "real: pictures of each kind (default 1: some ten minutes on two cores)"
     parser.add_argument("--each", type=int, default=1, metavar="N", help=each)
     parser.add_argument("--side", type=int, choices=(256, 512), default=256, help="real: of a picture, in pixels")
@@ -263,15 +258,15 @@ def _add_mist_flags(parser: argparse.ArgumentParser) -> None:
         "Any of these puts the command under Mist's rules: pictures are resized to --input_size, and results go to "
         "outputs/images/ or outputs/dirs/ under names that hold the settings. Not to be mixed with our own flags.",
     )
-    group.add_argument("-img", "--input_image_path", type=_name, metavar="FILE", help="one picture")
-    group.add_argument("-inp", "--input_dir_path", type=_name, metavar="DIR", help="a folder of pictures")
-    group.add_argument("--output_name", type=_name, metavar="NAME", help="of the result of one picture")
-    group.add_argument("--output_dir", type=_name, metavar="NAME", help="of the folder of results")
+    group.add_argument("-img", "--input_image_path", type=a_name, metavar="FILE", help="one picture")
+    group.add_argument("-inp", "--input_dir_path", type=a_name, metavar="DIR", help="a folder of pictures")
+    group.add_argument("--output_name", type=a_name, metavar="NAME", help="of the result of one picture")
+    group.add_argument("--output_dir", type=a_name, metavar="NAME", help="of the folder of results")
     group.add_argument("-e", "--epsilon", type=float, metavar="LEVELS", help="strength, grey levels")
     group.add_argument("-in_size", "--input_size", type=int, metavar="PIXELS", help="default 512")
     group.add_argument("-b", "--block_num", type=int, metavar="B", help="tiles per side, to save memory")
     group.add_argument("--mode", type=int, choices=(0, 1, 2), help="0 semantic, 1 textural, 2 fused")
     group.add_argument("--rate", type=float, metavar="W", help="fusion weight, an exponent")
     group.add_argument("--mask", action="store_true", default=None, help="use --mask_path (white is protected)")
-    group.add_argument("--mask_path", type=_name, metavar="FILE", help="default test/processed_mask.png")
+    group.add_argument("--mask_path", type=a_name, metavar="FILE", help="default test/processed_mask.png")
     group.add_argument("--non_resize", action="store_true", default=None, help="keep the aspect")

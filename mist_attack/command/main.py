@@ -1,4 +1,4 @@
-"""The headless command: `mist protect`, `mist evaluate`, `mist info`, `mist doctor`, `mist bench`.
+"""The headless command: `mist protect`, `mist protect-set`, `mist evaluate`, `mist info`, `mist doctor`, `mist bench`.
 
 Exit codes: see flags.EXIT_CODES.
 """
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["THEIRS", "main"]
 
 DONE, NOTHING_DONE, SOME_FAILED, SOME_PASSED_OVER, INTERRUPTED = 0, 1, 2, 3, 130
-JPEG_WARNING = "JPEG is lossy: it weakens the protection, and the budget is not promised. PNG keeps both."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,8 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     heed_signals()
-    whole, protect, evaluate, info, doctor, bench = parser()
+    whole, protect, protect_set, evaluate, info, doctor, bench = parser()
     protect.set_defaults(command=_protect)
+    protect_set.set_defaults(command=_protect_set)
     evaluate.set_defaults(command=_evaluate)
     info.set_defaults(command=_info)
     doctor.set_defaults(command=_doctor)
@@ -80,7 +80,7 @@ def _interrupted() -> int:
 
 def _protect(options: argparse.Namespace) -> int:
     from ..runners import choice
-    from . import places
+    from . import native, places
     from .computing import runner_options
 
     say = _silent if options.quiet else _say
@@ -88,7 +88,7 @@ def _protect(options: argparse.Namespace) -> int:
     request, policy = _request(options)
     places.check(request, options)
     if request.lossy_quality is not None:
-        _complain(JPEG_WARNING)
+        _complain(native.JPEG_WARNING)
     if options.dry_run:
         return _dry_run(computing, request, policy, say)
     from ..gallery import run
@@ -96,6 +96,12 @@ def _protect(options: argparse.Namespace) -> int:
     runner = choice.runner_for(computing, request, say, _complain)
     request = replace(request, model_key=choice.model_key(computing))
     return _exit_code(run.run(request, runner, policy, report=options.report, say=say, complain=_complain))
+
+
+def _protect_set(options: argparse.Namespace) -> int:
+    from . import protect_set
+
+    return _exit_code(protect_set.run(options, _silent if options.quiet else _say, _complain))
 
 
 def _request(options: argparse.Namespace) -> tuple[Request, Policy]:

@@ -23,6 +23,8 @@ from ..settings import Settings, resolve
 from ..targets import target_names
 from .flags import FORMATS, OWN_CONTROLS, SHARED_CONTROLS
 
+JPEG_WARNING = "JPEG is lossy: it weakens the protection, and the budget is not promised. PNG keeps both."
+
 
 def request_for(options: argparse.Namespace) -> Request:
     """Raises SettingsError, PictureError for a target, and OutputError for a manifest that is not ours."""

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..control import control, controls_in
+from ..controls import Settings
 from ..errors import SettingsError
 from ..needs import NEEDS
-from ..settings import Settings
 
 LEAST = 2
 """Pictures of a set."""
