@@ -7,10 +7,11 @@ from comfy_api.latest import ComfyExtension, io
 from .evaluate import MistEvaluate
 from .options import MistOptions
 from .protect import MistProtect
+from .protect_set import MistProtectSet
 from .save_image import MistSaveImage
 from .target import MistTarget
 
 
 class MistExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [MistProtect, MistTarget, MistOptions, MistEvaluate, MistSaveImage]
+        return [MistProtect, MistProtectSet, MistTarget, MistOptions, MistEvaluate, MistSaveImage]

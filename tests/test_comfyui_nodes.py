@@ -78,6 +78,10 @@ def test_ids_and_inputs_are_a_public_api(host):
     model = ["model", "clip", "conditioning"]
     assert inputs == {
         "MistProtect": ["image", "vae", *WIDGETS, *model, "mask", "alpha", "target", "options"],
+        "MistProtectSet": [
+            *("images", "vae", *WIDGETS, "rounds", "lora_steps", "lora_rank", "lora_rate", "lora_states"),
+            *(*model, "captions", "masks", "target", "options"),
+        ],
         "MistTarget": ["image", "pattern", "fit", "working_size", "picture"],
         "MistOptions": [
             *("gradient", "direction", "step", "step_decay", "view", "working_size"),
@@ -560,3 +564,103 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(host, monk
     monkeypatch.setitem(sys.modules, "omegaconf", None)
     with pytest.raises(host.errors.MistError, match=r"omegaconf.*-m pip install -r .*requirements\.txt"):
         protected(host, picture())
+
+
+# Mist Protect Set: every input is a list
+
+
+SET = {"rounds": 2, "lora_steps": 3, "lora_rank": 2, "lora_rate": 0.0, "lora_states": 2}
+
+
+def together(host, images, **changes):
+    options = default_options(host) | {"working_size": 64, "gradient": "sds", "step": 2.0}
+    given = WHOLE | WIDGETS | SET | {"steps": 4, "options": options} | changes
+    lists = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
+    return host.nodes["MistProtectSet"].execute(images=images, **lists).args
+
+
+def test_a_batch_and_a_list_of_sizes_are_one_set_in_order(host):
+    images = [picture(batch=2), picture(height=56, width=40, seed=1)]
+    made, report, words = together(host, images, captions="one\ntwo\n\nthree")
+    assert [tuple(image.shape) for image in made] == [(1, 40, 48, 3), (1, 40, 48, 3), (1, 56, 40, 3)]
+    rows = json.loads(report)
+    assert [row["picture"] for row in rows] == ["Picture 1", "Picture 2", "Picture 3"]
+    assert [row["settings"]["prompt"] for row in rows] == ["one", "two", "three"]
+    assert all(0 < row["budget_used_levels"] <= 16 and row["steps_done"] == 4 for row in rows)
+    assert "set of 3: 2 rounds" in words and "Picture 3: Changed by" in words
+    for image, found in zip([images[0][:1], images[0][1:], images[1]], made, strict=True):
+        assert 0 < (found - image).abs().max() <= 16.01 / 255
+    assert all(map(torch.equal, made, together(host, images, captions="one\ntwo\n\nthree")[0]))
+
+
+def test_one_caption_serves_all_and_none_is_mists_prompt(host):
+    for captions, prompt in (("one", "one"), ("", "a painting"), ([], "a painting")):
+        together(host, [picture(batch=2)], captions=captions)
+        assert set(HostModel.made[-1].prompts) == {prompt}
+
+
+def test_masks_and_alpha_go_with_their_pictures(host):
+    mask = torch.zeros(1, 40, 48)
+    mask[..., :24] = 1
+    image = torch.cat([picture(channels=4), picture(channels=4, seed=2)])
+    made, *_ = together(host, [image], masks=[mask])
+    for found, own in zip(made, image, strict=True):
+        assert found.shape[-1] == 4 and torch.equal(found[0, ..., 3], own[..., 3])
+        moved = (found[0, ..., :3] - own[..., :3]).abs().amax(-1)
+        assert moved[:, 24:].max() == 0 < moved[:, :24].max()
+
+
+@pytest.mark.parametrize(
+    "changes, batch, words",
+    [
+        ({}, 1, "2 pictures or more"),
+        ({"captions": "one\ntwo"}, 3, "one for each of 3 pictures; got 2"),
+        ({"masks": [torch.ones(2, 40, 48)]}, 3, "one for each of 3 pictures; got 2"),
+        ({"rounds": 0}, 2, "rounds between"),
+        ({"mode": "textural"}, 2, "no LoRA changes"),
+        ({"model": []}, 2, "connect model"),
+        ({"steps": 1}, 2, "a step or more for each round"),
+    ],
+)
+def test_what_is_no_set_is_refused_in_plain_words(host, changes, batch, words):
+    with pytest.raises(host.errors.MistError, match=words):
+        together(host, [picture(batch=batch)], **changes)
+    assert host.switch.asked == 0
+
+
+def test_links_are_checked_before_anything_runs(host):
+    check = host.nodes["MistProtectSet"].validate_inputs
+    assert check(mode=["fused"], model=None, clip=None) is True
+    assert "connect model" in check(mode=["lunet"])
+    modes = next(x for x in schema(host, "MistProtectSet").inputs if x.id == "mode").keywords["options"]
+    assert modes == ["fused", "semantic", "lunet"] and schema(host, "MistProtectSet").is_input_list
+
+
+def test_one_bar_runs_over_the_rounds(host):
+    together(host, [picture(batch=2)])
+    assert [value for value, _, _ in bar().updates] == list(range(1, 15))
+    assert {total for _, total, _ in bar().updates} == {bar().total} == {14}
+    assert any(preview is not None for _, _, preview in bar().updates)
+
+
+@pytest.mark.parametrize("at", [2, 5, 12])
+def test_a_cancel_of_a_set_keeps_what_is_reached(host, at):
+    image, host.switch.interrupt_at = picture(batch=2), at
+    if at <= 3:  # the LoRA learns, and no picture has begun
+        with pytest.raises(comfyui_pack.Interrupted):
+            together(host, [image])
+        return
+    made, report, _ = together(host, [image])
+    rows = json.loads(report)
+    assert len(made) == 2 and any(row["stopped"] for row in rows) and host.switch.asked == at
+    for found, own, row in zip(made, image, rows, strict=True):
+        assert ((found - own).abs().max() > 1e-3) == (row["steps_done"] > 0)
+
+
+def test_a_picture_of_a_set_that_cannot_be_used_is_left_out_and_named(host):
+    image = picture(batch=3)
+    image[1] = torch.nan
+    made, report, words = together(host, [image])
+    assert len(made) == 2 and "Picture 2: failed, and left out: Expected pictures with values in [0, 1]" in words
+    assert [row["picture"] for row in json.loads(report) if "error" in row] == ["Picture 2"]
+    assert all(torch.isfinite(found).all() for found in made)

@@ -11,6 +11,7 @@ import yaml
 
 from mist_attack.controls import BY_NAME, CONTROLS, DEFAULTS, Settings, controls_from, settings_from
 from mist_attack.presets import preset_controls, preset_names
+from mist_attack.sets.settings import SET_CONTROLS
 from texts import write
 
 ROOT = Path(__file__).parent.parent
@@ -58,8 +59,8 @@ def test_what_is_written_from_the_table_is_up_to_date(path, text):
 @pytest.mark.parametrize("language", write.LANGUAGES)
 def test_every_control_is_translated_and_nothing_else(language):
     words = yaml.safe_load((ROOT / "texts" / f"{language}.yaml").read_text("utf-8"))
-    assert words["controls"].keys() == BY_NAME.keys()
-    for control in CONTROLS:
+    assert words["controls"].keys() == BY_NAME.keys() | {control.name for control in SET_CONTROLS}
+    for control in (*CONTROLS, *SET_CONTROLS):
         found = words["controls"][control.name]
         assert found["label"] and found["hint"] and found.get("notes", {}).keys() <= control.notes.keys()
         assert {"comfyui", "webui"} & control.notes.keys() <= found.get("notes", {}).keys(), control.name

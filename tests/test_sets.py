@@ -303,6 +303,14 @@ def test_a_picture_that_fails_is_left_out_and_named_and_the_rest_goes_on(reads, 
     assert is_same_state(before, state_of_model(model))
 
 
+def test_a_picture_of_no_numbers_teaches_the_lora_nothing():
+    given = members(pictures())
+    given[0] = Member("p0", 64, 80, lambda: (torch.full((1, 3, 64, 80), torch.nan), None), "one")
+    made = list(SetProtection(given, ToySurrogate(), settings(), QUICK).run())
+    assert [member.name for member, _ in made] == ["p1", "p2"]
+    assert all(protected.images.isfinite().all() for _, protected in made)
+
+
 def test_where_all_fail_the_last_error_is_raised():
     given = [Member(f"p{n}", 64, 64, Fails(None, 0, PictureError(f"{n} is gone"))) for n in range(2)]
     with pytest.raises(PictureError, match="is gone"):

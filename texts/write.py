@@ -20,13 +20,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from mist_attack.control import Control, Face  # noqa: E402
 from mist_attack.controls import BY_NAME, CONTROLS  # noqa: E402
 from mist_attack.presets import node_presets, usual  # noqa: E402
+from mist_attack.sets.settings import SET_CONTROLS  # noqa: E402
 
 LANGUAGES = {"zh": "zh_CN", "ja": "ja_JP"}
 """ComfyUI's name of a language, and the web UI's."""
 HOSTS_OWN = ("Prompt", "Seed", "Steps")
 """Labels that the web UI has words for."""
 BEGIN, END = "<!-- written by make texts -->\n", "<!-- end of controls -->"
-CONTROL_NODES = ("MistProtect", "MistOptions")
+CONTROL_NODES = ("MistProtect", "MistProtectSet", "MistOptions")
 Words = dict[str, Any]
 
 
@@ -146,7 +147,7 @@ def _node_defs(schema: Any, language: _English | _Translated) -> Words:
 def _input_words(node: str, socket: Any, language: _English | _Translated) -> Words:
     if node in CONTROL_NODES and socket.id == "preset":
         return language.preset(socket.tooltip)
-    known = [control for control in CONTROLS if control.widget_name == socket.id]
+    known = [control for control in (*CONTROLS, *SET_CONTROLS) if control.widget_name == socket.id]
     if node in CONTROL_NODES and known:
         return language.control(known[0], socket.tooltip)
     return language.socket(node, "inputs", socket.id, socket)

@@ -193,7 +193,7 @@ class SetProtection:
     def _seen(self, number: int, member: Member) -> Tensor:
         """As it is when a round begins."""
         reached = self.keep.picture(number - 1, member.name)
-        return member.read()[0] if reached is None else reached
+        return self._read(member)[0] if reached is None else reached
 
     @torch.no_grad()
     def _encoded(self, ready: Surrogate, x: Tensor, view: View) -> Tensor:

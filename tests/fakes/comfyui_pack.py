@@ -157,7 +157,8 @@ def install(monkeypatch, folder, host="new"):
         "comfy": {},
         "comfy.utils": {"ProgressBar": Bar},
         "comfy.model_management": {
-            "throw_exception_if_processing_interrupted": throw_exception_if_processing_interrupted
+            "InterruptProcessingException": Interrupted,
+            "throw_exception_if_processing_interrupted": throw_exception_if_processing_interrupted,
         },
         "comfy.cli_args": {"args": switch},
         "comfy_api": {},
