@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from .budget import FORGIVEN, budget_for, to_levels, to_unit
+from .errors import Stop
 from .loss import PictureLoss
 from .needs import NEEDS
 from .objectives import Fused, LatentObjective, build
-from .pgd import OnStep, pgd
+from .pgd import OnStep, Stops, pgd
 from .randomness import noise_like, seeded
 from .report import Report, latent_figures, pixel_figures
 from .settings import Settings
@@ -72,7 +73,11 @@ class Attack:
         return self.budget.quantize(x), done
 
     def descend(
-        self, start: Tensor | None = None, part: range | None = None, on_step: OnStep | None = None
+        self,
+        start: Tensor | None = None,
+        part: range | None = None,
+        on_step: OnStep | None = None,
+        stops: Stops = (Stop,),
     ) -> tuple[Tensor, int]:
         """The picture reached, (1, 3, H, W) within the budget, and the steps done; see `pgd`."""
         settings = self.settings
@@ -87,6 +92,7 @@ class Attack:
             on_step=on_step,
             start=start,
             part=part,
+            stops=stops,
         )
 
     def finished(

@@ -44,6 +44,7 @@ class Progress(NamedTuple):
 
 
 OnStep = Callable[[Progress], None]
+Stops = tuple[type[BaseException], ...]
 
 
 def pgd(
@@ -58,6 +59,7 @@ def pgd(
     on_step: OnStep | None = None,
     start: Tensor | None = None,
     part: range | None = None,
+    stops: Stops = (Stop,),
 ) -> tuple[Tensor, int]:
     """Minimise `loss` within `budget` by steps in its direction; the picture reached and the steps done.
 
@@ -66,8 +68,8 @@ def pgd(
     A deterministic loss gives the best iterate, a noisy one the last: its luckiest draw is not the best picture.
     `decay`: the k-th of n steps has size step_size * (1 - k / n). `momentum`: what each gradient, at unit mean absolute
     value, keeps of the ones before (Dong et al. 2018, arXiv 1710.06081, eq. 6), which averages a noisy loss.
-    `generator` draws the random start; None starts at x0. `on_step` may raise Stop to keep what is reached; any other
-    exception passes through.
+    `generator` draws the random start; None starts at x0. `on_step` may raise Stop to keep what is reached, and so may
+    anything raise what is in `stops`; any other exception passes through.
     Raises GradientError when a gradient is not finite, or the first one is zero everywhere.
     """
     x = budget.start(generator) if start is None else start.clone()
@@ -86,7 +88,7 @@ def pgd(
             done += 1
             if on_step is not None:
                 on_step(Progress(step + 1, steps, value.detach(), x.clone))
-    except Stop:
+    except stops:
         pass
     watch.end()
     if best is not None:

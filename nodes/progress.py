@@ -41,24 +41,15 @@ class ProgressBar:
 
 
 class SetBar:
-    """One bar over all rounds of a set. A cancel keeps what is reached, once there is something."""
+    """One bar over all rounds of a set."""
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._previews = _Previews()
-        self._reached = False
 
     def on_step(self, progress: SetProgress) -> None:
-        """Raises Stop where the user has cancelled, or the host's exception where no picture had a step yet."""
-        from ..mist_attack.errors import Stop
-
-        self._reached |= progress.picture is not None
-        try:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-        except comfy.model_management.InterruptProcessingException as told:
-            if not self._reached:
-                raise
-            raise Stop from told
+        """Raises the host's exception when the user has cancelled."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
         self._bar = self._bar or comfy.utils.ProgressBar(progress.steps)
         preview = None if progress.preview is None else self._previews.next(progress.preview)
         self._bar.update_absolute(progress.done, progress.steps, preview)

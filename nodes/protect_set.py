@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import comfy.model_management
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -172,6 +173,7 @@ def _protect(
         set_settings(own),
         target=target,
         on_step=SetBar().on_step,
+        cancels=(comfy.model_management.InterruptProcessingException,),  # from any layer of the model
         on_failure=lambda member, error: failed.update({member.name: error}),
     )
     return {member.name: protected for member, protected in protection.run()}, failed

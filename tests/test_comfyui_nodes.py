@@ -657,6 +657,19 @@ def test_a_cancel_of_a_set_keeps_what_is_reached(host, at):
         assert ((found - own).abs().max() > 1e-3) == (row["steps_done"] > 0)
 
 
+def test_a_cancel_that_the_hosts_own_bar_sees_keeps_it_too(host, monkeypatch):
+    real = comfyui_pack.Bar.update_absolute
+
+    def update(self, value, total=None, preview=None):
+        real(self, value, total, preview)
+        if value == 5:
+            raise comfyui_pack.Interrupted
+
+    monkeypatch.setattr(comfyui_pack.Bar, "update_absolute", update)
+    made, report, _ = together(host, [picture(batch=2)])
+    assert len(made) == 2 and [row["steps_done"] for row in json.loads(report)] == [2, 0]
+
+
 def test_a_picture_of_a_set_that_cannot_be_used_is_left_out_and_named(host):
     image = picture(batch=3)
     image[1] = torch.nan

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..attack import Attack, Protected
-from ..errors import MistError, Stop
-from ..pgd import Progress
+from ..errors import MistError, PictureError, Stop
+from ..pgd import Progress, Stops
 from ..protection import Job, check
 from ..randomness import seeded
 from ..settings import Settings
@@ -62,7 +62,8 @@ OnSetStep = Callable[[SetProgress], None]
 
 class SetProtection:
     """`run` it once. target: (1, 3, h, w), in place of the named pattern. on_step may raise Stop to keep what is
-    reached; any other exception passes through, and what `keep` holds by then is gone on from.
+    reached, and so may a host raise what is in `cancels`; any other exception passes through, and what `keep` holds by
+    then is gone on from.
 
     Raises SettingsError for what cannot be protected as a set, CheckpointError for a model without a denoiser."""
 
@@ -77,12 +78,13 @@ class SetProtection:
         keep: Keep | None = None,
         on_step: OnSetStep = lambda progress: None,
         on_failure: Callable[[Member, str], None] = lambda member, error: None,
+        cancels: Stops = (),
     ) -> None:
         require_possible(settings, chosen, len(members))
         require_trainable(surrogate)
         self.members, self.surrogate, self.settings, self.chosen = list(members), surrogate, settings, chosen
         self.target, self.keep = target, keep or Memory()
-        self.on_step, self.on_failure = on_step, on_failure
+        self.on_step, self.on_failure, self.stops = on_step, on_failure, (Stop, *cancels)
         self.count, self.steps = 0, chosen.rounds * chosen.lora_steps + len(members) * settings.steps
         self.conditionings: dict[str, Conditioning] = {}
         self.taken: dict[str, float] = {}
@@ -90,13 +92,18 @@ class SetProtection:
         self.stopped = False
 
     def run(self) -> Iterator[tuple[Member, Protected]]:
-        """Each picture once it is finished; those that failed are left out, and told. Raises the last picture's error
-        where all failed."""
+        """Each picture once it is finished; those that failed, or had no step before a stop, are left out, and told.
+        Raises the last picture's error where all failed, and what stopped it where nothing was reached."""
         self._each(self._prepare)
         first = self.keep.latest()
         self.count = first * self.chosen.lora_steps + len(self.members) * self._share(first).start
         for number in range(first, self.chosen.rounds):
-            self._round(number)
+            try:
+                self._round(number)
+            except self.stops:
+                self.stopped = True
+                if not self.done and number == 0:
+                    raise
             if self.stopped:
                 break
         for member in list(self.members):
@@ -153,9 +160,6 @@ class SetProtection:
             if self.settings.low_vram or not out_of_memory(error):
                 raise
             states = None
-        except Stop:
-            self.stopped = True
-            return []
         states = states or self.surrogate.run(job, 1, *size, low_vram=True)
         self.keep.keep_states(number, states)
         return states
@@ -218,12 +222,14 @@ class SetProtection:
             if not attack.is_movable:
                 return attack.budget.x0.cpu(), len(share)
             begin = None if start is None else start.to(attack.ready.device)
-            x, done = attack.descend(begin, share, self._watch(number, member))
+            x, done = attack.descend(begin, share, self._watch(number, member), self.stops)
             return x.cpu(), done
 
         x, done = self._job(member, taught, self._seed(number)).of(*self._read(member), work)
-        self.done[member.name] = share.start + done
-        self.keep.keep_picture(number, member.name, x)
+        self.stopped = done < len(share)
+        if share.start + done > 0:
+            self.done[member.name] = share.start + done
+            self.keep.keep_picture(number, member.name, x)
 
     def _share(self, number: int) -> range:
         """Of a picture's steps."""
@@ -232,11 +238,7 @@ class SetProtection:
 
     def _watch(self, number: int, member: Member) -> Callable[[Progress], None]:
         def on_step(progress: Progress) -> None:
-            try:
-                self._tell(number, member.name, progress.preview)
-            except Stop:
-                self.stopped = True
-                raise
+            self._tell(number, member.name, progress.preview)
 
         return on_step
 
@@ -249,10 +251,12 @@ class SetProtection:
         image, mask = self._read(member)
         found = [self.keep.picture(number, member.name) for number in reversed(range(self.chosen.rounds))]
         x = next((x for x in found if x is not None), None)
-        steps = self.done.get(member.name, 0 if x is None else self.settings.steps)
+        if x is None:
+            raise PictureError("cancelled before its first step")
+        steps = self.done.get(member.name, self.settings.steps)
 
         def work(attack: Attack, job: Job) -> Protected:
-            levels = attack.original if x is None else attack.budget.quantize(x.to(attack.ready.device))
+            levels = attack.budget.quantize(x.to(attack.ready.device))
             return attack.finished(levels, steps, notices=[*job.notices, self._told()])
 
         protected = self._job(member, self.surrogate, self.settings.seed).of(image, mask, work)

@@ -33,6 +33,20 @@ class After(Node):
         return (value,)
 
 
+class List(Node):
+    """Two pictures of any sizes, as nodes that load a folder hand them on."""
+
+    RETURN_TYPES = ("IMAGE",)
+    OUTPUT_IS_LIST = (True,)
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"first": ("IMAGE",), "second": ("IMAGE",)}}
+
+    def run(self, first, second):
+        return ([first, second],)
+
+
 class RandomConditioning(Node):
     """What a text encoder would give for a family: (1, 77, width), and a pooled vector where it has one."""
 
@@ -127,5 +141,5 @@ class SaveTensor(Node):
 
 
 NODE_CLASS_MAPPINGS = {
-    f"Test{node.__name__}": node for node in (After, RandomConditioning, FailingModel, FailingVAE, SaveTensor)
+    f"Test{node.__name__}": node for node in (After, List, RandomConditioning, FailingModel, FailingVAE, SaveTensor)
 }
