@@ -315,11 +315,33 @@ def test_each_part_has_a_process_of_its_own_and_joins_the_earlier_figures(tmp_pa
 
 
 def test_the_time_that_is_not_the_models_counts_what_others_take_from_it(monkeypatch):
-    """Two pictures of a second each, with a second in between; beside each other, one is slowed down by half."""
-    monkeypatch.setattr(gallery, "_in_turn", lambda request, timed: timed.spans.extend([(0, 1), (2, 3)]))
-    monkeypatch.setattr(gallery, "_beside", lambda request, timed: timed.spans.extend([(5, 6), (6, 7.5)]))
-    assert gallery._taken(None, gallery.Timed(None)) == pytest.approx(
-        {"gallery_outside_model": 1 - 2 / 2.5, "gallery_waiting": 0, "gallery_waiting_in_turn": 1 / 3}
+    """Two pictures of three seconds with one in between; beside each other a tenth of one, and files take half of one
+    of the processor's."""
+    clocks = {"wall": 0.0, "processor": 0.0}
+
+    def passes(wall, processor):
+        clocks["wall"] += wall
+        clocks["processor"] += processor
+
+    def gallery_of(between, others):
+        def pictures(request, timed):
+            for _ in range(2):
+                timed.run(lambda _: passes(3, 6))
+                passes(between, others)
+
+        return pictures
+
+    monkeypatch.setattr(gallery.time, "perf_counter", lambda: clocks["wall"])
+    monkeypatch.setattr(gallery.time, "process_time", lambda: clocks["processor"])
+    monkeypatch.setattr(gallery, "_in_turn", gallery_of(1, 0.25))
+    monkeypatch.setattr(gallery, "_beside", gallery_of(0.1, 0.1))
+    model = SimpleNamespace(run=lambda job: job(None))
+    assert gallery._taken(None, gallery.Timed(model)) == pytest.approx(
+        {
+            "gallery_outside_model": (0.1 + 2 * 0.25) / 6.1,
+            "gallery_waiting": 0.1 / 6.1,
+            "gallery_waiting_in_turn": 1 / 7,
+        }
     )
 
 
