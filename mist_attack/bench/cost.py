@@ -122,8 +122,9 @@ def mist_steps(ready: DiffusersSurrogate, side: int, prompt: Prompt) -> Callable
 
 
 def seconds(found: dict[str, Variant], rounds: int, clock: Clock) -> dict[str, list[float]]:
-    """Of a step by variant, one number for each round; each is first done once uncounted, but for those that give memory
-    back. They come last, so that every round begins with one uncounted step, after which there is memory to use again."""
+    """Of a step by variant, one number for each round; each is first done once uncounted, but for those that give
+    memory back. They come last, so that every round begins with one uncounted step, after which there is memory to use
+    again."""
     taken: dict[str, list[float]] = {name: [] for name in found}
     first = next(iter(found.values()))
     for number in range(rounds + 1):
