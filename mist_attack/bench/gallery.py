@@ -59,9 +59,8 @@ class Timed:
 
 def figures(asked: Asked, say: Say) -> Figures:
     """gallery_outside_model: the share in which the model is not at work, or a processor is at something else, which it
-    could not use then; by the processor's time, which neighbours hardly change. gallery_waiting: the share in which the
-    model is not at work; ..._in_turn: the same where each picture is read, protected and written before the next one.
-    """
+    could not use then; on a machine that has nothing else to do. gallery_waiting: the share in which the model is not
+    at work; ..._in_turn: the same where each picture is read, protected and written before the next one."""
     model, settings = Timed(diffusers.load(find_checkpoint("demo"), asked.device)), resolve("default", {})
     with TemporaryDirectory() as folder:
         requests = [_request(Path(folder), f"out{number}", settings) for number in range(asked.rounds + 1)]
