@@ -80,13 +80,13 @@ def resolve(
     return settings_from({name: value for layer in layers for name, value in layer.items()})
 
 
-def checked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Controls by name, of their own types and within their limits; those that are None are left out.
-
-    Raises SettingsError."""
+def checked(values: Mapping[str, Any], known: Mapping[str, Control] = BY_NAME) -> dict[str, Any]:
+    """Controls by name, of their own types and within their limits; those that are None are left out. known: the table
+    of them. Raises SettingsError."""
     if not isinstance(values, Mapping):
         raise SettingsError(f"Expected settings by name, as in {{'strength': 8}}; got {quoted(values)}.")
-    return {name: _checked(name, value) for name, value in values.items() if value is not None or name not in BY_NAME}
+    asked = {name: value for name, value in values.items() if value is not None or name not in known}
+    return {name: _checked(name, value, known) for name, value in asked.items()}
 
 
 def _from_file(path: Path) -> dict[str, Any]:
@@ -102,13 +102,12 @@ def _from_file(path: Path) -> dict[str, Any]:
 _NODES = {float: FloatNode, int: IntegerNode, bool: BooleanNode, str: StringNode}
 
 
-def _checked(name: str, value: Any) -> Any:
-    if name not in BY_NAME:
-        near = "".join(f" Did you mean {known}?" for known in get_close_matches(quoted(name), BY_NAME, 1))
-        raise SettingsError(f"Unknown control {quoted(name)}.{near} Known controls: {', '.join(BY_NAME)}.")
-    known = BY_NAME[name]
-    value = _converted(known, value)
-    known.check(value)
+def _checked(name: str, value: Any, known: Mapping[str, Control]) -> Any:
+    if name not in known:
+        near = "".join(f" Did you mean {other}?" for other in get_close_matches(quoted(name), known, 1))
+        raise SettingsError(f"Unknown control {quoted(name)}.{near} Known controls: {', '.join(known)}.")
+    value = _converted(known[name], value)
+    known[name].check(value)
     return value
 
 

@@ -1,5 +1,5 @@
-"""`POST /mist/v1/protect` and `/mist/v1/evaluate`, `GET /mist/v1/info`, in the web UI's own API style, queue and
-authentication."""
+"""`POST /mist/v1/protect`, `/mist/v1/protect-set` and `/mist/v1/evaluate`, `GET /mist/v1/info`, in the web UI's own API
+style, queue and authentication."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from mist_attack.evaluation.page.writing import page
 from mist_attack.evaluation.words import as_text
 from mist_attack.hosts.detect import loaded_model
 from mist_attack.needs import possible
-from mist_attack.pictures.reading import Picture
+from mist_attack.sets.settings import SetSettings
 from mist_attack.settings import preset_descriptions
 from mist_attack.surrogate import out_of_memory
 from mist_attack.targets import target_names
 
-from . import evaluating, infotext, options, pictures
-from .jobs import Outcome, checked_size, protect_picture
+from . import evaluating, options, pictures, set_requests, sets
+from .jobs import checked_size, protect_picture
+from .set_requests import ProtectSetRequest, ProtectSetResponse
 
 BAD_REQUEST, CONFLICT, TOO_LARGE, NOT_A_REQUEST, OUR_FAULT = 400, 409, 413, 422, 500
 TASK_LENGTH = 200
@@ -80,6 +81,7 @@ class InfoResponse(BaseModel):
     presets: dict[str, str]
     targets: list[str]
     defaults: dict[str, Any] = Field(description="Controls, and their values on the settings page.")
+    set_defaults: dict[str, Any] = Field(description="Controls of a set, and their values.")
 
 
 def on_app_started(_: Any, app: FastAPI) -> None:
@@ -87,6 +89,7 @@ def on_app_started(_: Any, app: FastAPI) -> None:
     if not (shared.cmd_opts.api or shared.cmd_opts.nowebui):
         return
     _add_route(app, "/mist/v1/protect", protect, "POST", ProtectResponse)
+    _add_route(app, "/mist/v1/protect-set", protect_set, "POST", ProtectSetResponse)
     _add_route(app, "/mist/v1/evaluate", evaluate, "POST", EvaluateResponse)
     _add_route(app, "/mist/v1/info", info, "GET", InfoResponse)
 
@@ -144,7 +147,18 @@ def protect(request: ProtectRequest) -> ProtectResponse:
         }
         with _queued(_task(request.force_task_id)):
             outcome = protect_picture(pictures.as_pil(picture), settings, output_size=size, **others)
-        return _answer(outcome, picture, with_difference=request.include_difference)
+        told = pictures.parameters_of(picture), picture.notices
+        return ProtectResponse(**pictures.answer(outcome, *told, with_difference=request.include_difference))
+
+
+def protect_set(request: ProtectSetRequest) -> ProtectSetResponse:
+    """Protect pictures of one style as one set on the model now loaded. Progress and stop as for /mist/v1/protect."""
+    with _http_errors():
+        _refuse_unknown(request)
+        asked = set_requests.asked(request)
+        with _queued(_task(request.force_task_id)):
+            outcomes = sets.protect_pictures(asked.sent, asked.settings, asked.chosen, target=asked.target)
+        return set_requests.answer(asked, outcomes, with_difference=request.include_difference)
 
 
 def evaluate(request: EvaluateRequest) -> EvaluateResponse:
@@ -162,7 +176,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResponse:
         return EvaluateResponse(words=as_text(found), results=found, page=made)
 
 
-def _refuse_unknown(request: ProtectRequest | EvaluateRequest) -> None:
+def _refuse_unknown(request: ProtectRequest | ProtectSetRequest | EvaluateRequest) -> None:
     """A setting beside `settings` would go unheard."""
     given = getattr(request, "model_extra", None) or vars(request)  # pydantic 2, or 1
     fields = type(request).__annotations__
@@ -177,18 +191,6 @@ def _task(wanted: str) -> str:
     if len(wanted) > TASK_LENGTH or not wanted.isprintable():
         raise SettingsError(f"Expected force_task_id of at most {TASK_LENGTH} characters; got {quoted(wanted)}.")
     return wanted or progress.create_task_id("mist")
-
-
-def _answer(outcome: Outcome, picture: Picture, *, with_difference: bool) -> ProtectResponse:
-    text = infotext.appended(pictures.parameters_of(picture), infotext.keys_of(outcome.report))
-    report = outcome.report.as_dict()
-    return ProtectResponse(
-        image=pictures.encoded(outcome.image, text, outcome.check),
-        difference=pictures.encoded(outcome.difference) if with_difference else "",
-        words=outcome.report.words(),
-        report=report | {"notices": [*report["notices"], *picture.notices]},
-        infotext=text,
-    )
 
 
 def info() -> InfoResponse:
@@ -209,6 +211,7 @@ def info() -> InfoResponse:
         presets=preset_descriptions(),
         targets=target_names(),
         defaults={name: options.default(name) for name in options.WIDGETS},
+        set_defaults=SetSettings().as_dict(),
     )
 
 

@@ -7,8 +7,10 @@ from typing import Any
 import gradio as gr
 from modules.ui_components import FormRow
 
+from mist_attack.control import Control
 from mist_attack.controls import DEFAULTS, Settings
 from mist_attack.presets import preset_controls, preset_names
+from mist_attack.sets.settings import SET_CONTROLS, SetSettings, set_settings
 
 from . import options
 
@@ -26,6 +28,7 @@ _NEW = tuple(name for name in options.WIDGETS if name not in [name for row in (*
 FOLDED = (*_FOLDED, *(_NEW[start : start + 2] for start in range(0, len(_NEW), 2)))
 NAMES = tuple(name for row in (*SEEN, *FOLDED) for name in row)
 """The order of the widgets' values, in which requests to the API may give them too: new ones come last."""
+SET_NAMES = tuple(known.name for known in SET_CONTROLS)
 
 
 def create(where: str) -> dict[str, Any]:
@@ -50,9 +53,34 @@ def _rows(rows: tuple[tuple[str, ...], ...], where: str) -> dict[str, Any]:
 
 
 def _widget(name: str, where: str) -> Any:
-    label, component, arguments = options.WIDGETS[name]
-    arguments = {"label": label, "info": options.HINTS[name], **arguments}
-    return component(value=options.default(name), elem_id=f"mist_{where}_{name}", **arguments)
+    found, elem_id = options.WIDGETS[name], f"mist_{where}_{name}"
+    return _component(found, value=options.default(name), info=options.HINTS[name], elem_id=elem_id)
+
+
+def _component(widget: options.Widget, **arguments: Any) -> Any:
+    label, component, own = widget
+    return component(label=label, **arguments, **own)
+
+
+def create_set() -> list[Any]:
+    """Those of a set, in the order of SET_NAMES."""
+    widgets = []
+    for row in (SET_CONTROLS[start : start + 2] for start in range(0, len(SET_CONTROLS), 2)):
+        with FormRow(elem_classes="mist-controls"):
+            widgets += [_set_widget(known) for known in row]
+    for component in widgets:
+        component.do_not_save_to_config = True
+    return widgets
+
+
+def _set_widget(known: Control) -> Any:
+    found, elem_id = options.SET_WIDGETS[known.name], f"mist_set_{known.name}"
+    return _component(found, value=known.default, info=known.explained("webui"), elem_id=elem_id)
+
+
+def set_settings_from(arguments: tuple[Any, ...]) -> SetSettings:
+    """Of the widgets' values, in the order of SET_NAMES; None is the default. Raises SettingsError."""
+    return set_settings(dict(zip(SET_NAMES, arguments, strict=False)))
 
 
 def _values_of_preset(preset: str) -> list[Any]:

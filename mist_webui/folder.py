@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from modules import errors, shared
 from PIL import Image
 
 from mist_attack.errors import CheckpointError, MistError, SettingsError, quoted
+from mist_attack.gallery.manifest import known_results
 from mist_attack.gallery.naming import Work, with_companions, works_for
 from mist_attack.gallery.selection import Source, pictures_in, select
+from mist_attack.gallery.storage import Folder
 from mist_attack.pictures.reading import read_picture
 from mist_attack.settings import Settings
 
@@ -42,8 +45,7 @@ def works_in(source: str | None, destination: str | None, *, deep: bool = False)
 
     Results keep the tree and the names; `cat.mask.png` beside `cat.jpg` is its mask. An empty destination is `mist`
     inside the source. Raises SettingsError for folders that will not do."""
-    folder = _folder(source)
-    out = _folder(destination) if destination and destination.strip() else folder / "mist"
+    folder, out = places(source, destination)
     try:
         if not folder.is_dir():
             raise SettingsError(f"Expected a folder of pictures on the server, found none at {quoted(source, PATH)}.")
@@ -52,9 +54,25 @@ def works_in(source: str | None, destination: str | None, *, deep: bool = False)
         raise SettingsError(
             f"{quoted(source, PATH)} cannot be read ({error.strerror}); choose another folder."
         ) from error
+    results = _results_in(out)
+    found = [picture for picture in found if picture.path.absolute() not in results]
     if not found:
         raise SettingsError(f"No pictures in {quoted(source, PATH)}.")
     return [with_companions(work) for work in works_for(found, out, ".png")]
+
+
+def _results_in(out: Path) -> set[Path]:
+    """Of sets, whose runs go on: they are no pictures to protect."""
+    try:
+        return {(out / name).absolute() for name in known_results(Folder(out))}
+    except OSError as error:
+        raise SettingsError(f"{quoted(str(out), PATH)} cannot be read ({error.strerror}); choose another.") from error
+
+
+def places(source: str | None, destination: str | None) -> tuple[Path, Path]:
+    """The folder of the pictures, and that of the results. Raises SettingsError."""
+    folder = _folder(source)
+    return folder, _folder(destination) if destination and destination.strip() else folder / "mist"
 
 
 def _folder(name: str | None) -> Path:
@@ -77,10 +95,8 @@ def protect_works(
 
     An interrupted picture is not written, and ends the run."""
     shared.state.job_count = len(works)
-    top = Path(os.path.commonpath([work.source.parent for work in works]))
     rows, last = [], None
-    for work in works:
-        name = str(work.source.relative_to(top))
+    for work, name in zip(works, names_of(works), strict=True):
         if progress.stopped():
             rows.append(Row(name, "not done: interrupted"))
             continue
@@ -89,6 +105,12 @@ def protect_works(
         last = last if outcome is None else Done(work.output, outcome)
         shared.state.job_no += 1
     return rows, last
+
+
+def names_of(works: list[Work]) -> list[str]:
+    """Of the pictures, below the folder that all of them are in."""
+    top = Path(os.path.commonpath([work.source.parent for work in works]))
+    return [str(work.source.relative_to(top)) for work in works]
 
 
 def _row(
@@ -122,7 +144,8 @@ def _protect_file(
     return " ".join([report.words(), "; ".join([report.summary(), *report.notices, *picture.notices])]), outcome
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[Row], notes: Sequence[str] = ()) -> str:
+    told = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
     cells = "".join(f"<tr><td>{html.escape(row.name)}</td><td>{html.escape(row.said)}</td></tr>" for row in rows)
     done = sum(row.protected for row in rows)
-    return f"<p>{done} of {len(rows)} protected.</p><table class='mist-report'>{cells}</table>"
+    return f"<p>{done} of {len(rows)} protected.</p>{told}<table class='mist-report'>{cells}</table>"

@@ -11,6 +11,7 @@ from modules import infotext_utils, shared
 from mist_attack import __version__
 from mist_attack.controls import CONTROLS, controls_from
 from mist_attack.report import Report
+from mist_attack.sets.settings import SET_CONTROLS, SetSettings
 
 ERROR = "Mist error"
 """The key of an image that was to be protected and is not: what a program looks for."""
@@ -21,14 +22,17 @@ CLAIMS = re.compile(_OURS.format("(?! error:)"))
 LOSSY = {"jpg": "JPEG", "jpeg": "JPEG", "avif": "AVIF", "gif": "GIF"}
 
 
-def keys_of(report: Report) -> dict[str, str]:
-    """Infotext keys and values, all that is needed to do it again; all begin with "Mist"."""
+def keys_of(report: Report, of_set: SetSettings | None = None) -> dict[str, str]:
+    """Infotext keys and values, all that is needed to do it again; all begin with "Mist". of_set: where it was one of a
+    set, how."""
     used = [known for known in CONTROLS if known.changes_picture and report.settings["objective"] in known.uses]
     values = controls_from(report.settings)
     keys = {f"Mist {known.label.lower()}": _one_value(known.written(values[known.name])) for known in used}
     done = {"Mist": __version__, **keys, "Mist steps": f"{report.steps_done}", "Mist model": report.model}
     if report.target is not None:
         done["Mist target"] = report.target
+    if of_set is not None:
+        done |= {f"Mist {known.label.lower()}": known.written(getattr(of_set, known.name)) for known in SET_CONTROLS}
     return done
 
 

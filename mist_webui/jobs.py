@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from mist_attack.attack import Protected
 from mist_attack.budget import budget_for
 from mist_attack.controls import BY_NAME
 from mist_attack.errors import PictureError, SettingsError, quoted
@@ -59,30 +60,46 @@ def protect_picture(
     Raises MistError; an interrupt gives what was reached, and `report.stopped`.
     """
     colour = resized(in_colour(image), output_size)
-    images = from_u8(np.asarray(colour)[..., :3])
     allowed = None if mask is None else as_mask(in_colour(mask), colour.height, colour.width)
-    takes_small, notices = _small(settings)
+    takes_small, notices = small(settings)
     surrogate = loaded_model(keep_extra_networks=keep_extra_networks, small=takes_small)
     with progress.shown(settings.steps) as on_step:
         result = protect(
-            images,
+            unit(colour),
             surrogate,
             settings,
             mask=allowed,
-            target=None if target is None else from_u8(np.asarray(in_colour(target))[..., :3]),
+            target=None if target is None else unit(in_colour(target)),
             on_step=on_step,
         )
+    return outcome_of(result, colour, allowed, settings, notices)
+
+
+def outcome_of(
+    result: Protected, colour: Image.Image, allowed: Tensor | None, settings: Settings, notices: list[str]
+) -> Outcome:
+    """Of one picture, as it was protected within its mask, in PIL."""
     report = replace(result.reports[0], notices=[*notices, *result.reports[0].notices])
     protected = Image.fromarray(to_u8(result.images))
     if colour.mode == "RGBA":
         protected.putalpha(colour.getchannel("A"))
     if not report.stopped and report.budget_used_levels:
         made.remember(protected)
-    difference = Image.fromarray(to_u8(amplified(images, result.images)))
+    difference = Image.fromarray(to_u8(amplified(unit(colour), result.images)))
     return Outcome(colour, protected, difference, report, partial(_check, colour, allowed, settings))
 
 
-def _small(settings: Settings) -> tuple[bool, list[str]]:
+def unit(colour: Image.Image) -> Tensor:
+    """(1, 3, H, W) in [0, 1] of RGB or RGBA."""
+    return from_u8(np.asarray(colour)[..., :3])
+
+
+def alpha_of(colour: Image.Image) -> np.ndarray | None:
+    """(H, W) uint8."""
+    return np.asarray(colour.getchannel("A")) if colour.mode == "RGBA" else None
+
+
+def small(settings: Settings) -> tuple[bool, list[str]]:
     """Whether the small autoencoder is to be used, and what to say where it was asked for in vain."""
     if settings.autoencoder != "small":
         return False, []
@@ -92,9 +109,7 @@ def _small(settings: Settings) -> tuple[bool, list[str]]:
 
 
 def _check(before: Image.Image, mask: Tensor | None, settings: Settings, data: bytes) -> None:
-    levels = np.asarray(before)
-    alpha = levels[..., 3] if before.mode == "RGBA" else None
-    check_saved("protected.png", data, budget_for(from_u8(levels[..., :3]), mask, settings), alpha)
+    check_saved("protected.png", data, budget_for(unit(before), mask, settings), alpha_of(before))
 
 
 def in_colour(image: Image.Image) -> Image.Image:

@@ -16,6 +16,7 @@ from mist_attack.control import Control
 from mist_attack.controls import CONTROLS, DEFAULTS, Settings
 from mist_attack.devices import doctor
 from mist_attack.presets import preset_controls
+from mist_attack.sets.settings import SET_CONTROLS
 from mist_attack.settings import resolve
 from mist_attack.targets import target_names
 
@@ -41,11 +42,15 @@ def widget_of(control: Control) -> tuple[Any, dict[str, Any]]:
     return gr.Number, {"precision": 0} if control.kind is int else {}
 
 
-WIDGETS: dict[str, tuple[str, Any, dict[str, Any]]] = {
+Widget = tuple[str, Any, dict[str, Any]]
+"""Label, gradio class, its options."""
+WIDGETS: dict[str, Widget] = {
     control.name: (control.label, *widget_of(control)) for control in CONTROLS if "webui" in control.faces
 }
-"""Every control: label, gradio class, its options."""
+"""Every control."""
 HINTS = {control.name: control.explained("webui") for control in CONTROLS}
+SET_WIDGETS: dict[str, Widget] = {control.name: (control.label, *widget_of(control)) for control in SET_CONTROLS}
+"""Those of a set: their values are the table's, and not on the settings page."""
 FIRST: dict[str, Any] = DEFAULTS | preset_controls("default")
 """With what a new settings page begins."""
 

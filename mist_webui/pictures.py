@@ -5,14 +5,19 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from modules import images
 from PIL import Image, PngImagePlugin
 
 from mist_attack.errors import PictureError
 from mist_attack.pictures.reading import MAX_BYTES, Picture, as_pil, read_picture
+from mist_attack.sets.settings import SetSettings
+
+from . import infotext
+from .jobs import Outcome
 
 
 def decoded(name: str, text: str) -> Picture:
@@ -59,3 +64,23 @@ def encoded(image: Image.Image, parameters: str = "", check: Callable[[bytes], N
     image.save(buffer, "PNG", pnginfo=chunks)
     check(buffer.getvalue())
     return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def answer(
+    outcome: Outcome,
+    parameters: str | None,
+    notices: Sequence[str],
+    of_set: SetSettings | None = None,
+    *,
+    with_difference: bool,
+) -> dict[str, Any]:
+    """A protected picture as programs get it. parameters, notices: of the file that they sent."""
+    text = infotext.appended(parameters, infotext.keys_of(outcome.report, of_set))
+    report = outcome.report.as_dict()
+    return {
+        "image": encoded(outcome.image, text, outcome.check),
+        "difference": encoded(outcome.difference) if with_difference else "",
+        "words": outcome.report.words(),
+        "report": report | {"notices": [*report["notices"], *notices]},
+        "infotext": text,
+    }

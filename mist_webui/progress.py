@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from modules import shared
 from PIL import Image
+from torch import Tensor
 
 from mist_attack.errors import Stop
 from mist_attack.pgd import OnStep, Progress
 from mist_attack.pictures.reading import to_u8
+from mist_attack.sets.alternation import OnSetStep, SetProgress
 
 PREVIEW_EVERY = 0.5  # seconds: a preview waits for the device
+STOPPED = "The set was interrupted before a picture was changed."
 BORROWED = ("sampling_step", "sampling_steps", "textinfo", "current_latent")
 
 
@@ -37,16 +40,47 @@ def shown(steps: int, text: str = "Mist") -> Iterator[OnStep]:
             setattr(state, name, value)
 
 
+@contextmanager
+def shown_of_set() -> Iterator[OnSetStep]:
+    """The same over all rounds of a set."""
+    with shown(0):
+        yield _set_follower()
+
+
 def _follower() -> OnStep:
-    due = 0.0
+    show = _previews()
 
     def on_step(progress: Progress) -> None:
-        nonlocal due
         shared.state.sampling_step = progress.step
         if stopped():
             raise Stop
-        if shared.opts.live_previews_enable and time.monotonic() >= due:
-            shared.state.assign_current_image(Image.fromarray(to_u8(progress.preview())))
-            due = time.monotonic() + PREVIEW_EVERY
+        show(progress.preview)
 
     return on_step
+
+
+def _set_follower() -> OnSetStep:
+    show = _previews()
+
+    def on_step(progress: SetProgress) -> None:
+        state, at_work = shared.state, progress.picture or "the LoRA learns"
+        state.textinfo = f"Mist: round {progress.round} of {progress.rounds}, {at_work}"
+        state.sampling_step, state.sampling_steps = progress.done, progress.steps
+        if stopped():
+            raise Stop(STOPPED)
+        if progress.preview is not None:
+            show(progress.preview)
+
+    return on_step
+
+
+def _previews() -> Callable[[Callable[[], Tensor]], None]:
+    due = 0.0
+
+    def show(preview: Callable[[], Tensor]) -> None:
+        nonlocal due
+        if shared.opts.live_previews_enable and time.monotonic() >= due:
+            shared.state.assign_current_image(Image.fromarray(to_u8(preview())))
+            due = time.monotonic() + PREVIEW_EVERY
+
+    return show

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from modules import call_queue, infotext_utils, shared
+from modules.ui_components import InputAccordion
 from PIL import Image, ImageChops, ImageOps
 
 from mist_attack.budget import to_levels, to_unit
@@ -17,13 +19,18 @@ from mist_attack.evaluation.words import numbers, sentences
 from mist_attack.gallery.naming import Work
 from mist_attack.pictures.masks import as_mask
 from mist_attack.pictures.reading import to_u8
+from mist_attack.sets.settings import SetSettings
 from mist_attack.settings import Settings
 
-from . import controls, evaluating, folder, gradio_versions, infotext, options, saving
+from . import controls, evaluating, folder, gradio_versions, infotext, options, saving, sets
 from .jobs import Outcome, checked_size, in_colour, protect_picture
 
 PICTURE, EVALUATED = 0, 2
 """Of the sources, the first and the last; between them is a directory."""
+OF_A_SET = (
+    "For pictures of one style that are published together: against a LoRA that is fine-tuned on all of them. "
+    "Name.prompt.txt beside a picture says what it shows. Interrupt keeps what is reached, and Protect goes on from it."
+)
 PAINTED, NOT_PAINTED = "Protect what is painted", "Protect what is not painted"
 
 
@@ -31,7 +38,8 @@ PAINTED, NOT_PAINTED = "Protect what is painted", "Protect what is not painted"
 class Last:
     """What was protected last, and how."""
 
-    outcome: Outcome
+    original: Image.Image
+    image: Image.Image
     settings: Settings
     target: Image.Image | None
 
@@ -42,7 +50,7 @@ def on_ui_tabs() -> list[tuple[gr.Blocks, str, str]]:
         asked = [gr.Textbox(visible=False), gr.Number(value=PICTURE, visible=False, precision=0)]
         with gr.Row(equal_height=False):
             with gr.Column(variant="compact"):
-                sources, judged = _sources()
+                sources, as_set, judged = _sources()
                 with gr.Column(elem_id="mist_settings"):
                     widgets = controls.create("tab")
                     common = _common_inputs()
@@ -50,15 +58,15 @@ def on_ui_tabs() -> list[tuple[gr.Blocks, str, str]]:
                 buttons = _buttons()
                 evaluate_last, *outputs = _results()
         last = gr.State(None)
-        _connect(*buttons, [*asked, *sources, *common, *widgets.values()], [last, *outputs])
+        _connect(*buttons, [*asked, *sources, *common, *as_set, *widgets.values()], [last, *outputs])
         evaluate, *pair = judged
         _connect_evaluation(evaluate, [*asked, *pair, *widgets.values()], outputs)
         _connect_evaluation_of(evaluate_last, [*asked, last], [*pair, *outputs])
     return [(tab, "Mist", "mist_tab")]
 
 
-def _sources() -> tuple[list[Any], list[Any]]:
-    """What is protected; and the button that evaluates, with its two pictures."""
+def _sources() -> tuple[list[Any], list[Any], list[Any]]:
+    """What is protected; how a set is; and the button that evaluates, with its two pictures."""
     with gr.Tabs(elem_id="mist_sources"):
         with gr.TabItem("Picture", elem_id="mist_source_picture"):
             options = {"label": "Picture", "show_label": False, "elem_id": "mist_picture", "height": 420}
@@ -73,6 +81,10 @@ def _sources() -> tuple[list[Any], list[Any]]:
             deep = gr.Checkbox(value=False, label="Also the folders in it", elem_id="mist_folder_deep")
             count = gr.HTML(elem_id="mist_folder_count")
             gr.HTML("Left empty, the output directory is 'mist' inside the input directory. Originals are not touched.")
+            with InputAccordion(False, label="As one set", elem_id="mist_folder_set") as together:
+                gr.HTML(OF_A_SET)
+                as_set = controls.create_set()
+            together.do_not_save_to_config = True
         with gr.TabItem("Evaluate", elem_id="mist_source_evaluate"):
             before = gradio_versions.picture(label="Original", elem_id="mist_evaluate_before", height=240)
             after = gradio_versions.picture(
@@ -83,7 +95,7 @@ def _sources() -> tuple[list[Any], list[Any]]:
     named = [source, destination, deep]
     for event in (source.blur, source.submit, destination.blur, destination.submit, deep.change):
         event(fn=_counted, inputs=named, outputs=[count], show_progress=False)
-    return [*canvas, mode, mask, *named], [evaluate, before, after]
+    return [*canvas, mode, mask, *named, together], as_set, [evaluate, before, after]
 
 
 def _common_inputs() -> list[Any]:
@@ -155,8 +167,7 @@ def _evaluate_last(task: str, chosen: int, last: Last | None) -> list[Any]:
     if last is None:
         words = "Protect a picture first: the last one that was protected is evaluated."
         return [gr.update(), gr.update(), None, "", f"<div class='error'>{words}</div>"]
-    outcome = last.outcome
-    return [outcome.original, outcome.image, *_judged(outcome.original, outcome.image, last.settings, last.target)]
+    return [last.original, last.image, *_judged(last.original, last.image, last.settings, last.target)]
 
 
 def _evaluate(task: str, chosen: int, before: Any, after: Any, *values: Any) -> list[Any]:
@@ -197,21 +208,27 @@ def _protect(
     source: str,
     destination: str,
     deep: bool,
+    together: bool,
     target: Any,
     size: float,
     save: bool,
     *values: Any,
 ) -> list[Any]:
-    """What was protected last; gallery, report and log."""
+    """What was protected last; gallery, report and log. values: of a set's controls, then of the others."""
     try:
+        own, values = values[: len(controls.SET_NAMES)], values[len(controls.SET_NAMES) :]
         settings = controls.settings_from(values)
         output = {"target": target, "output_size": checked_size(size)}
         if chosen == EVALUATED:
             raise PictureError("Choose what to protect: a picture, or a directory. Evaluate has a button of its own.")
         if chosen == PICTURE:
             return _protect_picture(gradio_versions.painted(canvas, drawn), mode, mask, settings, save, output)
-        return _protect_folder(_works_in(source, destination, deep), settings, output)
-    except MistError as error:
+        works = _works_in(source, destination, deep)
+        if together:
+            _, out = folder.places(source, destination)
+            return _protect_set(works, out, settings, controls.set_settings_from(own), output)
+        return _protect_folder(works, settings, output)
+    except (MistError, Stop) as error:
         return [None, None, "", f"<div class='error'>{html.escape(str(error))}</div>"]
 
 
@@ -225,7 +242,7 @@ def _protect_picture(
     both = _combined(mask, drawn, mode, picture.size)
     shared.state.job_count = 1
     outcome = protect_picture(picture, settings, mask=both, **output)
-    return [Last(outcome, settings, output["target"]), *_shown(outcome, picture, save)]
+    return [Last(outcome.original, outcome.image, settings, output["target"]), *_shown(outcome, picture, save)]
 
 
 def _works_in(source: str | None, destination: str | None, deep: bool) -> list[Work]:
@@ -249,7 +266,19 @@ def _protect_folder(works: list[Work], settings: Settings, output: dict[str, Any
     rows, last = folder.protect_works(works, settings, **output)
     if last is None:
         return [None, None, folder.table(rows), ""]
-    return [Last(last.outcome, settings, output["target"]), [str(last.path)], folder.table(rows), ""]
+    found = Last(last.outcome.original, last.outcome.image, settings, output["target"])
+    return [found, [str(last.path)], folder.table(rows), ""]
+
+
+def _protect_set(
+    works: list[Work], out: Path, settings: Settings, chosen: SetSettings, output: dict[str, Any]
+) -> list[Any]:
+    done = sets.protect_folder(works, out, settings, chosen, **output)
+    report, last = folder.table(done.rows, done.notes), done.last
+    if last is None:
+        return [None, None, report, ""]
+    found = Last(last.original, last.image, replace(settings, prompt=last.prompt), output["target"])
+    return [found, [str(last.path)], report, ""]
 
 
 def _shown(outcome: Outcome, picture: Image.Image, save: bool) -> list[Any]:

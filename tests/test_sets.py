@@ -373,11 +373,24 @@ def test_a_denoiser_without_a_derivative_is_refused():
         SetProtection(members(pictures()), model, settings(), QUICK)
 
 
-@pytest.mark.parametrize("name, bad", [("rounds", 0), ("lora_rank", 0), ("lora_steps", -1), ("lora_rate", 2)])
-def test_bad_numbers_are_refused(name, bad):
-    with pytest.raises(SettingsError, match="between"):
+@pytest.mark.parametrize(
+    "name, bad, words",
+    [
+        *[(name, bad, "between") for name, bad in (("rounds", 0), ("lora_rank", 0), ("lora_steps", -1))],
+        *[("lora_rate", bad, "between") for bad in (2, float("nan"))],
+        *[("rounds", bad, "rounds to be a whole number; got") for bad in ("many", True, [2], 2.5, {})],
+        ("lora_rate", "fast", "lora rate to be a number; got 'fast'"),
+        ("ronds", 2, "Unknown control 'ronds'. Did you mean rounds?"),
+    ],
+)
+def test_bad_values_are_refused(name, bad, words):
+    with pytest.raises(SettingsError, match=words):
         set_settings({name: bad})
     assert {known.name for known in SET_CONTROLS} == set(SetSettings().as_dict())
+
+
+def test_a_sliders_whole_number_is_one_and_what_is_not_given_has_its_default():
+    assert set_settings({"rounds": 3.0, "lora_rate": None}) == SetSettings(rounds=3)
 
 
 class Tight(ToySurrogate):

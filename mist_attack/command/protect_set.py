@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ..ending import told_to_end
 from ..gallery import sets
-from ..gallery.journal import Say
+from ..gallery.journal import Journal, Say
 from ..gallery.manifest import PASSED_OVER
 from ..gallery.request import Request
 from ..runners import model
@@ -44,11 +44,10 @@ def run(options: argparse.Namespace, say: Say, complain: Say) -> list[str]:
             request,
             chosen,
             load,
+            Journal(options.report, len(request.works), say, complain),
             force=bool(options.force),
-            report=options.report,
             on_step=_on_step(bar),
             say=say,
-            complain=complain,
         )
 
 

@@ -35,7 +35,7 @@ class Journal:
         self.rows[row.input] = row if self.report is not None else replace(row, report=None, facts={})
         if self.report is not None and time.monotonic() >= self.due:
             self._write()
-        self._tell(row)
+        self.tell(row)
 
     def failed(self, error: str) -> None:
         self.troubles += 1
@@ -58,7 +58,7 @@ class Journal:
         write_text(self.report, json.dumps(rows, indent=2, ensure_ascii=False))
         self.due = time.monotonic() + REPORT_EVERY
 
-    def _tell(self, row: Row) -> None:
+    def tell(self, row: Row) -> None:
         count = f"[{len(self.rows)}/{self.total}] " if self.total > 1 else ""
         if row.status == "failed":
             self.complain(f"{count}{named(row.input, row.error)}")

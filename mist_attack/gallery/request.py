@@ -17,7 +17,7 @@ from .manifest import sha256
 from .naming import Work
 from .selection import Passed
 from .storage import Folder, Storage
-from .task import Prepare, Task
+from .task import Prepare, Task, Text
 
 FIRST = (
     *("objective", "epsilon", "step_size", "steps", "step_decay", "momentum", "semantic_weight", "gradient"),
@@ -49,6 +49,10 @@ class Request:
     """Of a gallery that several machines share."""
     prepare: Prepare | None = None
     """What is done to a picture, and to its settings, before it is protected."""
+    prepared: str = ""
+    """Tells that from something else, where a manifest is kept."""
+    text: Text | None = None
+    """What a PNG says of it in its text chunks; None: see `task.made_by`."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ def task_for(request: Request, work: Work) -> tuple[Task, dict[str, Any]]:
         request.lossy_quality,
         own_prompt=work.prompt is not None,
         prepare=request.prepare,
+        text=request.text,
     )
     facts: dict[str, Any] = {
         "source_sha256": sha256(data),
@@ -89,6 +94,7 @@ def task_for(request: Request, work: Work) -> tuple[Task, dict[str, Any]]:
         "model_key": request.model_key,
         "settings": settings.as_dict(),
         "lossy_quality": request.lossy_quality,
+        **({"prepared": request.prepared} if request.prepared else {}),
     }
     return task, {**facts, "key": _key(name, facts, settings)}
 

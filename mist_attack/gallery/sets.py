@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load, save
@@ -128,28 +127,25 @@ def run(
     request: Request,
     chosen: SetSettings,
     loading: Callable[[], Model],
+    journal: Journal,
     *,
     force: bool = False,
-    report: Path | None = None,
     on_step: OnSetStep,
     say: Say,
-    complain: Say,
 ) -> list[str]:
     """Protect the pictures as one set; the status of each, and of each file that was passed over.
 
-    A picture that fails is recorded, and the others go on. An interruption keeps the rounds that are done. Raises
-    SettingsError for what is no set, CheckpointError and DeviceError for the model, and OutputError while another run
-    is at work in the same place."""
+    A picture that fails is recorded, and the others go on. An interruption keeps the rounds that are done; where
+    `on_step` raises Stop, the pictures are also written as they are by then, and the next run goes on all the same.
+    Raises SettingsError for what is no set, CheckpointError and DeviceError for the model, OutputError while another
+    run is at work in the same place, and what stopped it where nothing was reached."""
     with opened(request.storage) as manifest:
-        return _SetRun(request, chosen, manifest, report, say, complain).go(loading, on_step, force=force)
+        return _SetRun(request, chosen, manifest, journal, say).go(loading, on_step, force=force)
 
 
 class _SetRun:
-    def __init__(
-        self, request: Request, chosen: SetSettings, manifest: Manifest, report: Path | None, say: Say, complain: Say
-    ) -> None:
-        self.request, self.chosen, self.manifest, self.say = request, chosen, manifest, say
-        self.journal = Journal(report, len(request.works), say, complain)
+    def __init__(self, request: Request, chosen: SetSettings, manifest: Manifest, journal: Journal, say: Say) -> None:
+        self.request, self.chosen, self.manifest, self.journal, self.say = request, chosen, manifest, journal, say
         self.entries: dict[str, Entry] = {}
 
     def go(self, loading: Callable[[], Model], on_step: OnSetStep, *, force: bool) -> list[str]:
@@ -161,9 +157,9 @@ class _SetRun:
             keep.clear_others()
             if force:
                 keep.clear()
-            if force or not self._is_done():
-                self._protect(keep, loading, on_step)
-            keep.clear()
+            stopped = (force or not self._is_done()) and self._protect(keep, loading, on_step)
+            if not stopped:
+                keep.clear()
         finally:
             self._wind_up()
         return self.journal.statuses
@@ -199,7 +195,8 @@ class _SetRun:
             self.journal.add(row)
         return True
 
-    def _protect(self, keep: OnDisk, loading: Callable[[], Model], on_step: OnSetStep) -> None:
+    def _protect(self, keep: OnDisk, loading: Callable[[], Model], on_step: OnSetStep) -> bool:
+        """Whether it was stopped."""
         self._tell(keep)
         model = loading()
         protection = SetProtection(
@@ -214,6 +211,7 @@ class _SetRun:
         )
         for member, protected in protection.run():
             self._keep(self.entries[member.name], member.name, protected, model)
+        return protection.stopped
 
     def _tell(self, keep: OnDisk) -> None:
         lone = [entry.work.source.name for entry in self.entries.values() if entry.work.prompt is None]
@@ -255,6 +253,8 @@ class _SetRun:
             return self._fail(entry.work, entry.facts, str(error))
         result = outcome.result
         facts = {**entry.facts, "output_sha256": sha256(result.data), **result.environment}
+        if protected.reports[0].stopped:
+            facts["key"] = None  # it is not done
         self._finish(Row(*self._names(entry.work), "protected", None, result.report, result.notices, facts), name)
 
     def _failed(self, name: str, error: str) -> None:

@@ -26,6 +26,7 @@ from ..surrogate import Surrogate, out_of_memory
 
 SMALL = 64  # pixels: the sides of a picture on which every model can do a step
 Prepare = Callable[[Picture, Settings], tuple[Picture, Settings]]
+Text = Callable[[Picture, Report], dict[str, str]]
 Opened = tuple[Picture, Settings, Tensor | None, list[str]]
 """A picture and its settings, prepared; its mask; and notices."""
 
@@ -45,6 +46,8 @@ class Task:
     own_prompt: bool = False
     prepare: Prepare | None = None
     """What is done to a picture, and to its settings, before it is protected."""
+    text: Text | None = None
+    """What a PNG says of it in its text chunks; None: see `made_by`."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,7 @@ def finished(
 ) -> tuple[bytes, tuple[str, ...]]:
     """The protected file, read again and within its budget; and notices. Raises as `encode_picture` and `check_saved`
     do."""
-    text = made_by(report.settings)
+    text = made_by(report.settings) if task.text is None else task.text(picture, report)
     data, lost = encode_picture(task.name, images, picture, lossy_quality=task.lossy_quality, text=text)
     check_saved(task.name, data, budget, picture.alpha)
     return data, lost

@@ -65,11 +65,14 @@ class SetSettings:
 
 
 SET_CONTROLS = controls_in(SetSettings)
+SET_BY_NAME = {known.name: known for known in SET_CONTROLS}
 
 
 def set_settings(values: Mapping[str, Any]) -> SetSettings:
-    """From controls by name; those that are None or missing have their defaults. Raises SettingsError."""
-    return SetSettings(**{name: value for name, value in values.items() if value is not None})
+    """From controls by name, of any type; those that are None or missing have their defaults. Raises SettingsError."""
+    from ..settings import checked  # ComfyUI reads the table before it has omegaconf
+
+    return SetSettings(**checked(values, SET_BY_NAME))
 
 
 def require_possible(settings: Settings, plan: SetSettings, pictures: int) -> None:
