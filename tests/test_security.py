@@ -21,7 +21,7 @@ from fakes import comfyui_pack, webui_face
 from fakes.command import draw, files, levels_of, mist, toy_model  # noqa: F401
 from fakes.toy import ToySurrogate
 from fakes.watch import watched
-from fakes.webui_face import QUICK, face, painting, shift
+from fakes.webui_face import QUICK, face, painting, protect_in_tab, shift
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
@@ -34,6 +34,8 @@ from mist_attack.gallery import task
 from mist_attack.hosts.headless import checkpoints
 from mist_attack.pictures.reading import MAX_BYTES, MAX_PIXELS
 from mist_attack.protection import protect
+from mist_attack.sets.alternation import SetProtection
+from mist_attack.sets.settings import SET_CONTROLS, SetSettings
 from mist_attack.settings import LIMITS, Settings
 
 PAGE = Path(__file__).parents[1] / "docs" / "security.md"
@@ -110,10 +112,18 @@ CONTROLS = st.dictionaries(
 # The web UI
 
 
+def small_set(members, surrogate, wanted, chosen, **more):
+    """A set, whatever was asked for, in no time."""
+    wanted = dataclasses.replace(wanted, steps=1, working_size=64, view="whole")
+    return SetProtection(members, surrogate, wanted, SetSettings(rounds=1, lora_steps=1), **more)
+
+
 @pytest.fixture
 def shared(monkeypatch, tmp_path):
     found = webui_face.start(monkeypatch, tmp_path)
     monkeypatch.setattr(face.jobs, "protect", one_step)
+    for module in (face.sets, face.sets.sets):
+        monkeypatch.setattr(module, "SetProtection", small_set)
     monkeypatch.setattr(face.jobs, "OUTPUT_SIZES", (8, 64))
     return found
 
@@ -141,9 +151,18 @@ def encoded(data=None, kind="PNG", **options):
 
 def ask(client, **body):
     """(status, the answer as text). The body may hold what no JSON should."""
-    content = json.dumps({"image": encoded()} | body).encode()
+    return posted(client, "/mist/v1/protect", {"image": encoded()} | body)
+
+
+def ask_for_set(client, **body):
+    usual = {"images": [encoded()] * 2, "settings": {"objective": "fused"}}
+    return posted(client, "/mist/v1/protect-set", usual | body)
+
+
+def posted(client, path, body):
+    content = json.dumps(body).encode()
     with watched():
-        answer = client.post("/mist/v1/protect", content=content, headers={"Content-Type": "application/json"})
+        answer = client.post(path, content=content, headers={"Content-Type": "application/json"})
     assert SECRET not in answer.text and "Traceback" not in answer.text and "root:x:" not in answer.text
     return answer.status_code, answer.text
 
@@ -155,15 +174,22 @@ def test_api_settings_name_controls_and_nothing_else(client, tmp_path):
         for value in (str(file), "gentle", 3):
             status, text = ask(client, settings={name: value})
             assert status == 400 and f"Unknown control '{name}'" in text and "secret words" not in text
-    status, text = ask(client, strength=8)
-    assert status == 400 and "Unknown field 'strength'" in text
+            status, text = ask_for_set(client, set={name: value})
+            assert status == 400 and f"set: Unknown control '{name}'" in text and "secret words" not in text
+    for asking in (ask, ask_for_set):
+        status, text = asking(client, strength=8)
+        assert status == 400 and "Unknown field 'strength'" in text
 
 
 def test_api_text_is_never_looked_up(client):
     for text in HOSTILE[:6]:
         status, answer = ask(client, settings={"prompt": text})
         assert status == 200 and json.loads(answer)["report"]["settings"]["prompt"] == text
+        status, answer = ask_for_set(client, captions=[text])
+        assert status == 200
+        assert {one["report"]["settings"]["prompt"] for one in json.loads(answer)["pictures"]} == {text}
     assert ask(client, settings={"steps": "${oc.env:MIST_TEST_SECRET}"})[0] == 400
+    assert ask_for_set(client, set={"rounds": "${oc.env:MIST_TEST_SECRET}"})[0] == 400
 
 
 def test_api_numbers_have_bounds(client):
@@ -172,11 +198,18 @@ def test_api_numbers_have_bounds(client):
             if not (name == "seed" and value == -1):
                 status, text = ask(client, settings={name: value})
                 assert status == 400 and name.split("_")[0] in text
-    for task_id in ("x" * 201, "\ud800", "\n"):
-        assert ask(client, force_task_id=task_id)[0] in (400, 422)
-    for size in (-5, 1, 100_000, 10**30):
-        assert ask(client, output_size=size)[0] in (400, 422)
+    for known in SET_CONTROLS:
+        for value in (known.least - 1, known.most + 1, float("nan"), float("inf"), 10**400, True, [1], "many"):
+            status, text = ask_for_set(client, set={known.name: value})
+            assert status == 400 and "set: " in text and known.name.split("_")[-1] in text
+    for asking in (ask, ask_for_set):
+        for task_id in ("x" * 201, "\ud800", "\n"):
+            assert asking(client, force_task_id=task_id)[0] in (400, 422)
+        for size in (-5, 1, 100_000, 10**30):
+            assert asking(client, output_size=size)[0] in (400, 422)
     assert LARGEST**2 <= MAX_PIXELS
+    assert ask_for_set(client, images=[encoded()] * 101)[0] == 400
+    assert ask_for_set(client, captions=["x"] * 3)[0] == ask_for_set(client, masks=[encoded()] * 3)[0] == 400
 
 
 def test_api_decodes_what_the_command_decodes(client, monkeypatch):
@@ -228,15 +261,29 @@ FIELDS = {
 }
 
 
-@settings(FEW, max_examples=150)
-@given(
-    body=st.dictionaries(st.sampled_from(list(FIELDS)), st.none(), max_size=4).flatmap(
-        lambda names: st.fixed_dictionaries({name: FIELDS[name] for name in names})
+MANY = st.lists(st.just(encoded()) | ANY, max_size=3)
+FIELDS_OF_SET = FIELDS | {
+    "images": st.just([encoded()] * 2) | MANY | ANY,
+    "captions": st.lists(st.text(max_size=9) | ANY, max_size=3) | ANY,
+    "masks": MANY | ANY,
+    "set": st.dictionaries(st.sampled_from([known.name for known in SET_CONTROLS]), st.integers(0, 9) | ANY) | ANY,
+}
+for name in ("image", "mask"):
+    del FIELDS_OF_SET[name]
+
+
+def bodies(fields):
+    """Requests that have some of these fields."""
+    return st.dictionaries(st.sampled_from(list(fields)), st.none(), max_size=4).flatmap(
+        lambda names: st.fixed_dictionaries({name: fields[name] for name in names})
     )
-)
-def test_api_answers_any_request(client, body):
-    status, text = ask(client, **body)
-    assert status < 500 and len(text) < 100_000
+
+
+@settings(FEW, max_examples=150)
+@given(body=bodies(FIELDS), of_set=bodies(FIELDS_OF_SET))
+def test_api_answers_any_request(client, body, of_set):
+    for status, text in (ask(client, **body), ask_for_set(client, **of_set)):
+        assert status < 500 and len(text) < 100_000
 
 
 def mutated(data, position, change):
@@ -263,7 +310,8 @@ def test_api_is_off_or_locked_as_the_hosts_own(shared):
     for auth, user in (("me:secret", ("me", "wrong")), ("mistyped", ("mistyped", "")), ("me:secret", None)):
         client = client_of(shared, api=True, api_auth=auth)
         assert client.get("/mist/v1/info", auth=user).status_code == 401
-        assert client.post("/mist/v1/protect", json={"image": encoded()}, auth=user).status_code == 401
+        for path, body in (("protect", {"image": encoded()}), ("protect-set", {"images": [encoded()] * 2})):
+            assert client.post(f"/mist/v1/{path}", json=body, auth=user).status_code == 401
     assert client.post("/mist/v1/protect", json={"image": encoded()}, auth=("me", "secret")).status_code == 200
 
 
@@ -305,10 +353,8 @@ def test_only_protected_pixels_say_so(shared):
         assert ("Mist strength" in params.pnginfo["parameters"]) == says
 
 
-def in_the_tab(*, chosen=1, source="", destination="", deep=False, size=0, values=(QUICK,)):
-    canvas = painting() if chosen == 0 else None
-    common = (canvas, None, face.tab.PAINTED, None, source, destination, deep, None, size, False)
-    return face.tab._protect("task", chosen, *common, *values)[1:]
+def in_the_tab(*, chosen=1, values=(QUICK,), **named):
+    return protect_in_tab(painting() if chosen == 0 else None, None, *values, chosen=chosen, **named)[1:]
 
 
 def test_tab_hides_directories_as_the_host_does(shared, tmp_path):
@@ -320,7 +366,8 @@ def test_tab_hides_directories_as_the_host_does(shared, tmp_path):
     face.options.on_ui_settings()
     assert "mist_outdir" in shared.restricted_opts and options["mist_outdir"].component_args == {"visible": False}
     with watched():
-        assert "--hide-ui-dir-config" in in_the_tab(source=str(tmp_path))[2]
+        for together in (False, True):
+            assert "--hide-ui-dir-config" in in_the_tab(source=str(tmp_path), together=together)[2]
         assert "--hide-ui-dir-config" in face.tab._counted(str(tmp_path), "", False)
     assert not (tmp_path / "mist").exists()
 
@@ -336,7 +383,9 @@ def test_tab_reads_one_folder_and_never_a_disk(shared, monkeypatch, tmp_path):
     root = Path(tmp_path.anchor)
     for names in ((str(root), ""), (f"{root}/./", ""), (str(tmp_path / ("../" * 30)), ""), ("~", str(root))):
         with watched():
-            assert "root of a disk" in in_the_tab(source=names[0], destination=names[1], deep=True)[2]
+            for together in (False, True):
+                named = {"source": names[0], "destination": names[1], "together": together}
+                assert "root of a disk" in in_the_tab(deep=True, **named)[2]
             assert "root of a disk" in face.tab._counted(*names, True)
 
 
@@ -353,11 +402,16 @@ PLACES = st.sampled_from(
     deep=ANY,
     size=ANY | st.integers(0, 64),
     values=st.lists(ANY, max_size=3) | CONTROLS.map(lambda values: [values]),
+    together=ANY,
+    of_set=st.lists(ANY, max_size=5),
 )
-def test_tab_and_extras_take_any_values(shared, tmp_path, chosen, source, destination, deep, size, values):
+def test_tab_and_extras_take_any_values(
+    shared, tmp_path, chosen, source, destination, deep, size, values, together, of_set
+):
     named = {"source": source, "destination": destination, "deep": deep, "size": size}
+    as_set = {"together": together, "of_set": of_set}
     with watched(tmp_path):
-        gallery, _, log = in_the_tab(chosen=chosen, values=values, **named)
+        gallery, _, log = in_the_tab(chosen=chosen, values=values, **named, **as_set)
         assert (gallery is None) == log.startswith("<div class='error'>")
         face.tab._counted(source, destination, deep)
         with contextlib.suppress(MistError):
@@ -365,6 +419,18 @@ def test_tab_and_extras_take_any_values(shared, tmp_path, chosen, source, destin
                 SimpleNamespace(image=painting(), info={}), True, **named_in(values)
             )
     assert SECRET not in log and not files(tmp_path)
+
+
+@settings(FEW, max_examples=40)
+@given(of_set=st.lists(ANY | st.integers(1, 9), max_size=5), together=ANY)
+def test_tab_takes_any_values_of_a_set(shared, tmp_path_factory, of_set, together):
+    folder = tmp_path_factory.mktemp("gallery")
+    for name in "ab":
+        painting().save(folder / f"{name}.png")
+    with watched(folder):
+        gallery, report, log = in_the_tab(source=str(folder), together=together, of_set=of_set)
+    assert (gallery is None) == log.startswith("<div class='error'>") and SECRET not in log + report
+    assert gallery is None or "2 of 2 protected" in report
 
 
 def named_in(values):
@@ -378,8 +444,15 @@ def test_tab_shows_names_as_text(shared, tmp_path):
     folder = tmp_path / bad
     folder.mkdir()
     (folder / f"{bad}.png").write_bytes(b"no picture")
-    for shown in (*in_the_tab(source=str(folder))[1:], face.tab._counted(str(folder), "", False)):
-        assert "<img" not in shown
+    for number in range(2):
+        painting(seed=number).save(folder / f"{bad}{number}.png")
+        (folder / f"{bad}{number}.prompt.txt").write_text(bad)
+    for together in (False, True):
+        for shown in (
+            *in_the_tab(source=str(folder), together=together)[1:],
+            face.tab._counted(str(folder), "", False),
+        ):
+            assert "<img" not in shown
     assert "<img" not in in_the_tab(source=bad)[2] + in_the_tab(chosen=0, values=[{bad: 1}])[2]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import webui_face
-from fakes.webui_face import QUICK, face, interrupt_at, painting, shift
+from fakes.webui_face import QUICK, face, interrupt_at, painting, protect_in_tab, shift
 from PIL import Image
 
 from mist_attack.controls import DEFAULTS, settings_from
@@ -97,9 +97,8 @@ def test_an_unknown_control_is_refused_and_a_seed_drawn():
 def in_the_tab(
     canvas=None, *, source="", destination="", chosen=0, mask=None, mode=None, save=True, deep=True, **values
 ):
-    mode = mode or face.tab.PAINTED
-    common = (canvas, None, mode, mask, source, destination, deep, None, 0, save)
-    return face.tab._protect("task", chosen, *common, QUICK | values)[1:]
+    named = {"source": source, "destination": destination, "deep": deep, "mask": mask, "mode": mode, "save": save}
+    return protect_in_tab(canvas, None, QUICK | values, chosen=chosen, **named)[1:]
 
 
 def test_the_tab_saves_a_protected_png_with_infotext(shared, tmp_path):
@@ -197,8 +196,7 @@ def test_in_forge_painting_is_what_is_opaque_and_may_have_another_size():
     picture, drawn = painting(), Image.new("RGBA", (32, 32))
     drawn.paste((255, 255, 255, 204), (0, 0, 16, 32))
     assert face.gradio_versions.painted(picture, Image.new("RGBA", (32, 32))) == (picture, None)
-    common = (picture, drawn, face.tab.PAINTED, None, "", "", False, None, 0, False)
-    _, (protected, _), _, _ = face.tab._protect("task", 0, *common, QUICK)
+    _, (protected, _), _, _ = protect_in_tab(picture, drawn, QUICK)
     moved = shift(protected, picture)
     assert moved[:, :32].max() > 0 and moved[:, 32:].max() == 0
 
@@ -296,8 +294,8 @@ def test_the_tab_evaluates_two_pictures_in_words_first(shared):
     assert "Changed by at most 4 levels" in report and "share_left" in report.split("<details>")[1]
 
 
-def protected_then_evaluated(*arguments, **values):
-    last, *_ = face.tab._protect("task", *arguments, QUICK | values)
+def protected_then_evaluated(picture=None, values=QUICK, **named):
+    last, *_ = protect_in_tab(picture, None, values, **named)
     return last, face.tab._evaluate_last("task", face.tab.EVALUATED, last)
 
 
@@ -309,10 +307,10 @@ def test_the_last_result_is_evaluated_as_it_is_and_as_it_was_made(monkeypatch, m
         face.evaluating, "judge", lambda *args, **more: judged.append((args, more)) or real(*args, **more)
     )
     picture, target = painting(mode, size=(128, 64)), painting(seed=3)
-    common = (0, picture, None, face.tab.PAINTED, None, "", "", False, target, 64, False)
-    last, (before, after, gallery, report, log) = protected_then_evaluated(*common, prompt="a cat")
+    asked = QUICK | {"prompt": "a cat"}
+    last, (before, after, gallery, report, log) = protected_then_evaluated(picture, asked, target=target, size=64)
     assert log == "" and gallery and "times as far from the original as random noise" in report
-    assert before.size == after.size == (64, 32) and after is last.outcome.image
+    assert before.size == after.size == (64, 32) and after is last.image
     (((_, first, second, settings), more),) = judged
     assert settings == last.settings and settings.prompt == "a cat" and more["target"].shape == (1, 3, 64, 64)
     for levels, image in ((first, before), (second, after)):
@@ -321,8 +319,7 @@ def test_the_last_result_is_evaluated_as_it_is_and_as_it_was_made(monkeypatch, m
 
 def test_of_a_directory_the_last_result_is_evaluated(tmp_path):
     painting(seed=4).save(tmp_path / "a.png")
-    common = (1, None, None, face.tab.PAINTED, None, str(tmp_path), "", False, None, 0, True)
-    _, (before, after, _, report, log) = protected_then_evaluated(*common)
+    _, (before, after, _, report, log) = protected_then_evaluated(chosen=1, source=str(tmp_path))
     assert log == "" and report and np.array_equal(before, painting(seed=4))
     assert np.array_equal(after, Image.open(tmp_path / "mist" / "a.png"))
 
@@ -330,10 +327,9 @@ def test_of_a_directory_the_last_result_is_evaluated(tmp_path):
 def test_without_a_result_there_is_nothing_to_evaluate():
     *_, log = face.tab._evaluate_last("task", 0, None)
     assert "Protect a picture first" in log
-    last, (*_, log) = protected_then_evaluated(0, None, None, face.tab.PAINTED, None, "", "", False, None, 0, True)
+    last, (*_, log) = protected_then_evaluated()
     assert last is None and "Protect a picture first" in log
-    common = (0, painting(), None, face.tab.PAINTED, None, "", "", False, None, 0, False)
-    _, (*_, log) = protected_then_evaluated(*common, strength=0)
+    _, (*_, log) = protected_then_evaluated(painting(), QUICK | {"strength": 0})
     assert "are equal" in log
 
 

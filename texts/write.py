@@ -128,8 +128,9 @@ def explained(words: Words, control: Control, face: Face) -> str:
 
 def page_words(words: Words) -> dict[str, str]:
     """The web UI's page: English text by English text."""
-    labels = {known.label: _label(words, known) for known in CONTROLS if known.label not in HOSTS_OWN}
-    hints = {known.explained("webui"): explained(words, known, "webui") for known in CONTROLS}
+    shown = (*CONTROLS, *SET_CONTROLS)
+    labels = {known.label: _label(words, known) for known in shown if known.label not in HOSTS_OWN}
+    hints = {known.explained("webui"): explained(words, known, "webui") for known in shown}
     return {**words["page"], **labels, **hints}
 
 

@@ -177,10 +177,35 @@ face = _face(
         "pictures",
         "progress",
         "saving",
+        "set_requests",
+        "sets",
         "tab",
     ]
 )
 QUICK = {"steps": 2, "strength": 8}
+
+
+def protect_in_tab(
+    canvas=None,
+    drawn=None,
+    *values,
+    chosen=0,
+    mode=None,
+    mask=None,
+    source="",
+    destination="",
+    deep=False,
+    together=False,
+    target=None,
+    size=0,
+    save=False,
+    of_set=(),
+):
+    """What "Protect" does with what is on the page; `values` are of the controls, `of_set` of a set's, in their order.
+    What was protected last, the gallery, the report, the log."""
+    named = (mode or face.tab.PAINTED, mask, source, destination, deep, together, target, size, save)
+    own = [*of_set, *[None] * len(face.controls.SET_NAMES)][: len(face.controls.SET_NAMES)]
+    return face.tab._protect("task", chosen, canvas, drawn, *named, *own, *values)
 
 
 def start(monkeypatch, tmp_path):
