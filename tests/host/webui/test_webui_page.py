@@ -5,6 +5,7 @@ import base64
 import numpy as np
 import pytest
 from browser import page  # noqa: F401  # a fixture
+from host_process import keep
 from PIL import Image
 
 from .server import levels, painting
@@ -147,19 +148,24 @@ def test_a_preset_sets_the_controls(tab):
     tab.wait_for(f"{field} == '16'")
 
 
-def test_a_directory_is_protected_with_a_row_for_each_file(tab, tmp_path):
-    folder = tmp_path / "gallery"
+def choose_folder(tab, folder):
+    """With two pictures and what is none."""
     folder.mkdir()
     for number in range(2):
         Image.fromarray(painting(seed=number)).save(folder / f"p{number}.png")
     (folder / "broken.png").write_bytes(b"no picture")
-    set_number(tab, "steps", 3)
     tab.evaluate("[...document.querySelectorAll('#mist_sources button')][1].click()")
     for name, value in (("in", folder), ("out", folder / "out")):
         field = f"document.querySelector('#mist_folder_{name} textarea')"
         tab.evaluate(f"{field}.value = {str(value)!r}; updateInput({field})")
     tab.evaluate(f"{field}.dispatchEvent(new FocusEvent('blur'))")  # a page without a window has no focus to lose
     tab.wait_for("document.querySelector('#mist_folder_count').textContent.includes('3 pictures')")
+
+
+def test_a_directory_is_protected_with_a_row_for_each_file(tab, tmp_path):
+    folder = tmp_path / "gallery"
+    choose_folder(tab, folder)
+    set_number(tab, "steps", 3)
     tab.click("#mist_protect")
     tab.wait_for("document.querySelector('#mist_report').textContent.includes('2 of 3 protected')")
     assert "broken.png" in tab.evaluate("document.querySelector('#mist_report').textContent")
@@ -167,6 +173,45 @@ def test_a_directory_is_protected_with_a_row_for_each_file(tab, tmp_path):
         made = Image.open(folder / "out" / f"p{number}.png")
         assert 0 < np.abs(levels(made) - painting(seed=number)).max() <= 8 and "Mist" in made.info["parameters"]
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["p0.png", "p1.png"]
+
+
+def set_of(tab, name, value):
+    field = f"document.querySelector('#mist_set_{name} input[type=number]')"
+    tab.evaluate(f"{field}.value = {value}; updateInput({field}); {field}.dispatchEvent(new Event('change'))")
+
+
+def test_a_directory_is_protected_as_one_set_and_goes_on_after_an_interrupt(tab, tmp_path):
+    folder = tmp_path / "gallery"
+    choose_folder(tab, folder)
+    is_open = "document.querySelector('#mist_set_rounds').offsetParent != null"
+    assert not tab.evaluate(is_open)
+    tab.click("#mist_folder_set-visible-checkbox")
+    tab.wait_for(is_open)
+    set_of(tab, "rounds", 2), set_of(tab, "lora_steps", 3), set_number(tab, "steps", 400)
+    keep(tab.screenshot(tmp_path / "webui_set.png"))
+    tab.click("#mist_protect")
+    bar, report = (
+        f"(document.querySelector('{name}') || {{}}).textContent" for name in (".progressDiv", "#mist_report")
+    )
+    tab.wait_for(f"({bar} || '').includes('Mist: round 1 of 2, p0.png')")
+    tab.wait_for("document.querySelector('#mist_gallery .livePreview img') != null")
+    tab.click("#mist_interrupt")
+    tab.wait_for(f"{report}.includes('Interrupted: the pictures are written as they are by now')")
+    told = tab.evaluate(report)
+    assert "0 of 3 protected" in told and "p0.pnginterrupted after " in told and "broken.pngfailed: " in told
+    keep(tab.screenshot(tmp_path / "webui_set-interrupted.png"))
+    tab.wait_for("document.querySelector('.progressDiv') == null")
+    set_number(tab, "steps", 4)  # another set: from the beginning
+    for said in ("as one of a set of 2: 2 rounds, in each 3 steps", "protected already"):
+        tab.click("#mist_protect")
+        tab.wait_for(f"{report}.includes('2 of 3 protected') && {report}.includes({said!r})")
+        keep(tab.screenshot(tmp_path / "webui_set-done.png"))
+        tab.wait_for("document.querySelector('.progressDiv') == null")
+    for number in range(2):
+        made = Image.open(folder / "out" / f"p{number}.png")
+        assert 0 < np.abs(levels(made) - painting(seed=number)).max() <= 8
+        assert "Mist rounds: 2" in made.info["parameters"]
+    assert console(tab) == []
 
 
 def choose_tab(tab, name):
