@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from modules import shared
 from PIL import Image
 from torch import Tensor
 
 from mist_attack.controls import Settings
+from mist_attack.errors import PictureError
 from mist_attack.gallery import sets
 from mist_attack.gallery.journal import Journal
 from mist_attack.gallery.manifest import Row, sha256
@@ -28,6 +30,8 @@ from mist_attack.sets.settings import SetSettings
 from . import folder, infotext, jobs, made, progress
 from .jobs import Outcome
 
+BESIDE = ("sd_vae", "forge_additional_modules")
+"""Options of the web UI, and of Forge, that name parts of a model."""
 GOES_ON = "Interrupted: the pictures are written as they are by now, weaker than asked for. Protect goes on from there."
 
 
@@ -70,7 +74,7 @@ def protect_folder(
         storage=Folder(out),
         remembers=True,
         target_sha256=None if aim is None else sha256(repr(aim.shape).encode() + to_u8(aim).tobytes()),
-        model_key=surrogate.name,
+        model_key=f"{surrogate.name} {_fingerprint()}",
         prepare=Resized(output_size) if output_size else None,
         prepared=f"output size {output_size:g}" if output_size else "",
         text=partial(_text, chosen),
@@ -82,6 +86,13 @@ def protect_folder(
         sets.run(request, chosen, lambda: model, table, on_step=on_step, say=table.notes.append)
     table.notes += [GOES_ON] if table.stopped else []
     return Done(table.shown, table.notes, None if table.last is None else _last(table.last, output_size))
+
+
+def _fingerprint() -> str:
+    """Tells the loaded model from another of its name: by the host's hash of the file, and what is chosen beside it."""
+    file = getattr(getattr(shared.sd_model, "sd_checkpoint_info", None), "hash", None)
+    beside = [getattr(shared.opts, option, None) for option in BESIDE]
+    return sha256(repr([file, *beside]).encode("utf-8", "backslashreplace"))[:16]
 
 
 @dataclass(frozen=True)
@@ -121,7 +132,8 @@ class _Table(Journal):
         if row.status != "failed":
             self.last = row
         if is_done and row.output:
-            made.remember(as_pil(read_picture(row.output)))
+            with suppress(PictureError):  # taken away by now
+                made.remember(as_pil(read_picture(row.output)))
 
 
 def _said(row: Row) -> str:
@@ -135,9 +147,13 @@ def _said(row: Row) -> str:
     return reached + " ".join([report.words(), "; ".join([report.summary(), *row.notices])])
 
 
-def _last(row: Row, output_size: float) -> Last:
+def _last(row: Row, output_size: float) -> Last | None:
+    """None where its files were taken away by now."""
     assert row.output and row.report
-    before, after = (as_pil(read_picture(path)) for path in (row.input, row.output))
+    try:
+        before, after = (as_pil(read_picture(path)) for path in (row.input, row.output))
+    except PictureError:
+        return None
     return Last(Path(row.output), jobs.resized(before, output_size), after, row.report["settings"]["prompt"])
 
 
@@ -187,7 +203,7 @@ def mask_for(mask: Image.Image, colour: Image.Image) -> Tensor:
     return as_mask(jobs.in_colour(mask), colour.height, colour.width)
 
 
-def summary(outcomes: Sequence[Any]) -> str:
+def summary(outcomes: Sequence[Outcome | str]) -> str:
     """How many of them are protected, and whether that was interrupted."""
     done = [outcome for outcome in outcomes if isinstance(outcome, Outcome)]
     stopped = any(outcome.report.stopped for outcome in done)

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -138,8 +139,36 @@ def test_what_is_done_is_not_done_again_until_the_set_is_another(tmp_path):
     assert shown and levels(folder / "mist") == before
     assert "protected already" not in as_a_set(folder, OF_SET | {"lora_rank": 1})[1]
     assert "protected already" not in as_a_set(folder, OF_SET | {"lora_rank": 1}, values={"strength": 4})[1]
+    for seed in range(2):
+        assert "protected already" not in as_a_set(folder, target=painting(seed=seed))[1]
     painting(seed=8).save(folder / "d.png")
     assert "4 of 4 protected" in as_a_set(folder)[1] and levels(folder / "mist")["a.png"] != before["a.png"]
+
+
+@pytest.mark.parametrize("other", ["checkpoint", "vae"])
+def test_of_another_model_of_that_name_nothing_is_done_yet(shared, monkeypatch, tmp_path, other):
+    def choose(file, vae):
+        info = SimpleNamespace(sd_checkpoint_info=SimpleNamespace(hash=file))
+        monkeypatch.setattr(shared, "sd_model", info), monkeypatch.setattr(shared.opts, "sd_vae", vae, raising=False)
+
+    folder = gallery(tmp_path / "in")
+    choose("1234", "Automatic")
+    as_a_set(folder)
+    assert as_a_set(folder)[1].count("protected already") == 3
+    choose(*("5678", "Automatic") if other == "checkpoint" else ("1234", "mse.safetensors"))
+    assert "protected already" not in as_a_set(folder)[1]
+
+
+def test_a_picture_that_is_taken_away_at_the_end_takes_nothing_with_it(monkeypatch, tmp_path):
+    folder, real = gallery(tmp_path / "in"), face.sets._Table.tell
+
+    def taking(self, row):
+        (folder / "mist" / "deep" / "c.png").unlink(missing_ok=True)
+        real(self, row)
+
+    monkeypatch.setattr(face.sets._Table, "tell", taking)
+    shown, report, log = as_a_set(folder)
+    assert shown is None and "3 of 3 protected" in report and log == ""
 
 
 def test_results_beside_their_pictures_are_no_pictures(tmp_path):

@@ -185,7 +185,7 @@ def test_a_directory_is_protected_as_one_set_and_goes_on_after_an_interrupt(tab,
     choose_folder(tab, folder)
     is_open = "document.querySelector('#mist_set_rounds').offsetParent != null"
     assert not tab.evaluate(is_open)
-    tab.click("#mist_folder_set-visible-checkbox")
+    tab.click("#mist_folder_set .label-wrap")  # which also checks its box
     tab.wait_for(is_open)
     set_of(tab, "rounds", 2), set_of(tab, "lora_steps", 3), set_number(tab, "steps", 400)
     keep(tab.screenshot(tmp_path / "webui_set.png"))
