@@ -24,7 +24,7 @@ from mist_attack.gallery.task import Model
 from mist_attack.pictures.masks import as_mask
 from mist_attack.pictures.reading import Picture, as_pil, read_picture, to_u8
 from mist_attack.report import Report
-from mist_attack.sets.alternation import Member, SetProtection
+from mist_attack.sets.alternation import NOT_BEGUN, Member, SetProtection
 from mist_attack.sets.settings import SetSettings
 
 from . import folder, infotext, jobs, made, progress
@@ -138,7 +138,7 @@ class _Table(Journal):
 
 def _said(row: Row) -> str:
     if row.status == "failed":
-        return f"failed: {row.error}"
+        return "not done: interrupted" if row.error == NOT_BEGUN else f"failed: {row.error}"
     if row.status == "skipped":
         return "protected already, in the same way and among the same pictures"
     assert row.report

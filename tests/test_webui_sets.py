@@ -251,7 +251,7 @@ def test_an_interrupt_keeps_what_is_reached_and_protect_goes_on_from_it(monkeypa
     assert log == "" and face.sets.GOES_ON in report and "interrupted after " in report and shown
     assert report.startswith("<p>0 of 3 protected.</p>")
     begun = min(3, -(-(at - LEARNING) // SHARE))
-    assert len(files(folder / "mist")) == begun and report.count("cancelled before its first step") == 3 - begun
+    assert len(files(folder / "mist")) == begun and report.count("not done: interrupted") == 3 - begun
     for name in files(folder / "mist"):
         made = Image.open(folder / "mist" / name)
         assert 0 < shift(made, Image.open(folder / name)).max() <= 8 and not face.made.is_ours(made)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +30,7 @@ from .taught import Taught
 
 FAILURES = (MistError, RuntimeError, MemoryError, OSError, ValueError)
 """Of one picture: out of memory, a driver, a disk. The others go on."""
+NOT_BEGUN = "cancelled before its first step"
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,10 @@ class SetProtection:
             if self.stopped:
                 break
         for member in list(self.members):
-            if self._reached(member) is None:
-                self.on_failure(member, "cancelled before its first step")
-            elif (found := self._tried(member, self._finish)) is not None:
+            reached = self._reached(member)
+            if reached is None:
+                self.on_failure(member, NOT_BEGUN)
+            elif (found := self._tried(member, partial(self._finish, *reached))) is not None:
                 yield member, found
 
     def _round(self, number: int) -> None:
@@ -255,12 +258,9 @@ class SetProtection:
             self.stopped = self.count < self.steps
             raise
 
-    def _finish(self, member: Member) -> Protected:
+    def _finish(self, x: Tensor, steps: int, member: Member) -> Protected:
         """Rounded and judged, through the model as it is."""
         image, mask = self._read(member)
-        reached = self._reached(member)
-        assert reached is not None
-        x, steps = reached
 
         def work(attack: Attack, job: Job) -> Protected:
             levels = attack.budget.quantize(x.to(attack.ready.device))
