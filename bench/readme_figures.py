@@ -5,13 +5,15 @@ bench/results-gpu.json: `python bench/readme_figures.py` writes them there, each
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mist_attack.bench.evidence.tables import first_table, page_section
 from mist_attack.bench.gpu.table import table as card_table
 from mist_attack.bench.judged_tables import judged_section
+from mist_attack.bench.machines import read as machines_in
 
 ROOT = Path(__file__).parents[1]
 README, EVIDENCE_PAGE = ROOT / "README.md", ROOT / "docs" / "evidence.md"
@@ -82,10 +84,33 @@ ROWS: list[tuple[str, str, Callable[[str], Callable[[Figures], str]]]] = [
 ]  # fmt: skip
 
 
-def table(figures: Figures) -> str:
-    """Markdown; figures that were not measured are left out."""
-    rows = [f"| {words} | {kind(name)(figures)} |" for words, name, kind in ROWS if figures.get(name) is not None]
-    return "\n".join(["| figure | measured |", "|---|---|", *rows]) + "\n"
+HIGHER_IS_BETTER = "step_ratio", "baseline", "time_ratio"
+
+
+def table(machines: Sequence[Figures]) -> str:
+    """Markdown: each figure on every machine and, of several, the worst one first, which is what is claimed; figures
+    that none has measured are left out."""
+    columns = [f"{told['device']}; {told['threads']} threads" for told in (each["machine"] for each in machines)]
+    head = ["figure", *(["claimed"] if len(machines) > 1 else []), *columns]
+    rows = [row for row in (_row(*kind, machines) for kind in ROWS) if row]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *rows))
+
+
+def _row(
+    words: str, name: str, kind: Callable[[str], Callable[[Figures], str]], machines: Sequence[Figures]
+) -> list[str]:
+    known = [figures for figures in machines if figures.get(name) is not None]
+    if not known:
+        return []
+    cell, worst = kind(name), min if name.startswith(HIGHER_IS_BETTER) else max
+    claimed = [cell(worst(known, key=lambda figures: _size(figures[name])))] if len(machines) > 1 else []
+    return [words, *claimed, *(cell(figures) if figures in known else "" for figures in machines)]
+
+
+def _size(value: Any) -> float:
+    """Of what `last` shows the last number; of what no machine changes, none."""
+    value = list(value.values())[-1] if isinstance(value, dict) else value
+    return 0 if isinstance(value, dict) else value
 
 
 def card_section(figures: Figures | None) -> str:
@@ -104,12 +129,12 @@ def between(marks: tuple[str, str], text: str, readme: str) -> str:
     return before + begin + text + end + rest.split(end, 1)[1]
 
 
-def written(readme: str, figures: Figures, card: Figures | None, evidence: Figures) -> str:
-    """The README with all sections."""
+def written(readme: str, machines: Sequence[Figures], card: Figures | None, evidence: Figures) -> str:
+    """The README with all sections. What was judged does not depend on the machine: the last one that did is shown."""
     sections = {
         EVIDENCE_MARKS: first_table(evidence),
-        JUDGED_MARKS: judged_section(figures),
-        MARKS: table(figures),
+        JUDGED_MARKS: judged_section(dict(ChainMap(*reversed(machines)))),
+        MARKS: table(machines),
         CARD_MARKS: card_section(card),
     }
     for marks, text in sections.items():
@@ -125,6 +150,6 @@ def read(path: Path) -> Figures | None:
 if __name__ == "__main__":
     readme = README.read_text(encoding="utf-8")
     evidence = read(EVIDENCE) or {}
-    README.write_text(written(readme, read(RESULTS) or {}, read(CARD_RESULTS), evidence), encoding="utf-8")
+    README.write_text(written(readme, machines_in(RESULTS), read(CARD_RESULTS), evidence), encoding="utf-8")
     page = EVIDENCE_PAGE.read_text(encoding="utf-8")
     EVIDENCE_PAGE.write_text(between(EVIDENCE_MARKS, page_section(evidence), page), encoding="utf-8")

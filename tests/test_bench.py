@@ -1,6 +1,6 @@
 """The benchmark's parts: what it compares with is what it says, and what it measures it measures."""
 
-import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,10 +8,10 @@ import torch
 from fakes.toy import ToySurrogate
 
 from bench import readme_figures
-from mist_attack.bench import baseline, command, gallery, meters, quality, tiles
+from mist_attack.bench import baseline, command, gallery, machines, meters, quality, tiles
 from mist_attack.bench.asked import Asked
 from mist_attack.bench.baseline import MistV1, MistV1Fixed, MistV1Once, as_published, mist_v1
-from mist_attack.bench.cost import Variant, amortised, bare_step, kept_step, our_step, seconds
+from mist_attack.bench.cost import Variant, bare_step, our_cycle, our_step, seconds
 from mist_attack.bench.evidence.tables import page_section
 from mist_attack.hosts.headless import diffusers
 from mist_attack.hosts.headless.checkpoints import find_checkpoint
@@ -234,21 +234,18 @@ def test_each_round_counts_once_and_the_first_warms_up():
     assert log == ["one"] + ["one", "one", "mist"] * 2  # the first of a round finds memory given back: not counted
 
 
-def test_a_kept_step_asks_the_unet_nothing(demo, monkeypatch):
+def test_a_step_of_amortised_is_a_third_of_a_cycle_with_the_unet_twice(demo, monkeypatch):
     def job(ready):
-        step = kept_step(ready, SIDE)
-        step()
         _, calls = counted(demo, monkeypatch)
-        for _ in range(6):
-            step()
-        return calls
+        cycle = our_cycle(ready, SIDE, "amortised")
+        for _ in range(2):
+            calls.update(vae=0, unet=0)
+            cycle.step()
+            assert (calls["vae"], calls["unet"], cycle.steps) == (3, 2, 3)
 
-    calls = demo.run(job, 1, SIDE, SIDE)
-    assert (calls["vae"], calls["unet"]) == (6, 0)
-
-
-def test_amortised_has_the_unet_twice_in_three_steps():
-    assert amortised({"sds": [4.0, 7.0], "kept": [1.0, 1.0]}) == [(3 + 3 * 2) / 3, (3 + 6 * 2) / 3]
+    demo.run(job, 1, SIDE, SIDE)
+    clock = SimpleNamespace(time=lambda call: 6.0)
+    assert seconds({"amortised": Variant(lambda: None, steps=3)}, 1, clock) == {"amortised": [2.0]}
 
 
 @pytest.mark.skipif(not meters.CLEAR.exists(), reason="needs Linux's /proc")
@@ -310,16 +307,66 @@ def test_each_part_has_a_process_of_its_own_and_joins_the_earlier_figures(tmp_pa
     command.run(ASKED, out, ["one"])
     command.run(ASKED, out, ["two"])
     assert made == [(1, "spawn"), "closed"] * 2
-    figures = json.loads(out.read_text(encoding="utf-8"))
-    assert {"one": 2, "two": 2}.items() <= figures.items() and figures["machine_two"]["dtype"] == "float32"
+    [figures] = machines.read(out)
+    assert {"one": 2, "two": 2}.items() <= figures.items() and figures["machine"]["dtype"] == "float32"
+    assert list(figures["measured"]) == ["one", "two"] and set(figures["measured"]["one"]) == {"on", "seconds"}
+
+
+def test_each_machine_has_its_own_figures(tmp_path, monkeypatch, made):
+    monkeypatch.setattr(command, "PARTS", {"one": lambda asked, say: {"one": asked.rounds}})
+    out = tmp_path / "results.json"
+    command.run(ASKED, out, ["one"])
+    monkeypatch.setattr(machines, "processor", lambda: "another")
+    command.run(replace(ASKED, rounds=3), out, ["one"])
+    command.run(replace(ASKED, rounds=4), out, ["one"])
+    found = machines.read(out)
+    assert [figures["one"] for figures in found] == [2, 4]
+    assert [figures["machine"]["device"] == "cpu, another" for figures in found] == [False, True]
+
+
+def test_what_the_table_claims_is_what_holds_on_every_machine():
+    facts = {"device": "cpu, one", "threads": 2}
+    fast = {"machine": facts, "step_ratio_exact_512": 4.4, "loop_over_modules": 1.01, "steps_to_mist_100": 15}
+    slow = {"machine": facts | {"threads": 8}, "step_ratio_exact_512": 3.5, "loop_over_modules": 1.08}
+    lines = readme_figures.table([fast, slow]).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")][1:] for line in lines]
+    assert cells[0] == ["claimed", "cpu, one; 2 threads", "cpu, one; 8 threads"]
+    assert cells[2:] == [
+        ["3.50 times", "4.40 times", "3.50 times"],
+        ["1.08 times", "1.01 times", "1.08 times"],
+        ["15", "15", ""],
+    ]
+    assert "claimed" not in readme_figures.table([fast])
 
 
 def test_the_time_that_is_not_the_models_counts_what_others_take_from_it(monkeypatch):
-    """Two pictures of a second each, with a second in between; beside each other, one is slowed down by half."""
-    monkeypatch.setattr(gallery, "_in_turn", lambda request, timed: timed.spans.extend([(0, 1), (2, 3)]))
-    monkeypatch.setattr(gallery, "_beside", lambda request, timed: timed.spans.extend([(5, 6), (6, 7.5)]))
-    assert gallery._taken(None, gallery.Timed(None)) == pytest.approx(
-        {"gallery_outside_model": 1 - 2 / 2.5, "gallery_waiting": 0, "gallery_waiting_in_turn": 1 / 3}
+    """Two pictures of three seconds with one in between; beside each other a tenth of one, and files take half of one
+    of the processor's."""
+    clocks = {"wall": 0.0, "processor": 0.0}
+
+    def passes(wall, processor):
+        clocks["wall"] += wall
+        clocks["processor"] += processor
+
+    def gallery_of(between, others):
+        def pictures(request, timed):
+            for _ in range(2):
+                timed.run(lambda _: passes(3, 6))
+                passes(between, others)
+
+        return pictures
+
+    monkeypatch.setattr(gallery.time, "perf_counter", lambda: clocks["wall"])
+    monkeypatch.setattr(gallery.time, "process_time", lambda: clocks["processor"])
+    monkeypatch.setattr(gallery, "_in_turn", gallery_of(1, 0.25))
+    monkeypatch.setattr(gallery, "_beside", gallery_of(0.1, 0.1))
+    model = SimpleNamespace(run=lambda job: job(None))
+    assert gallery._taken(None, gallery.Timed(model)) == pytest.approx(
+        {
+            "gallery_outside_model": (0.1 + 2 * 0.25) / 6.1,
+            "gallery_waiting": 0.1 / 6.1,
+            "gallery_waiting_in_turn": 1 / 7,
+        }
     )
 
 
@@ -429,7 +476,7 @@ def test_the_readmes_figures_are_the_results():
     readme = readme_figures.README.read_text(encoding="utf-8")
     card = readme_figures.read(readme_figures.CARD_RESULTS)
     evidence = readme_figures.read(readme_figures.EVIDENCE) or {}
-    assert readme == readme_figures.written(readme, readme_figures.read(readme_figures.RESULTS), card, evidence)
+    assert readme == readme_figures.written(readme, machines.read(readme_figures.RESULTS), card, evidence)
     assert card is not None or "has not run on a card" in readme
 
 
@@ -438,10 +485,10 @@ def test_the_readme_shows_the_last_card_or_says_that_there_was_none():
     rows = [{"what": "exact, 512 px", "ms": 111.24, "busy": None}, {"what": "sds, 512 px", "error": "a | b"}]
     measured = {"machine": facts, "parts": {"cost": {"rows": rows, "seconds": 3.0}}}
     readme = readme_figures.README.read_text(encoding="utf-8")
-    shown = readme_figures.written(readme, {}, measured, {})
+    shown = readme_figures.written(readme, [], measured, {})
     assert "NVIDIA L4" in shown and "| exact, 512 px | 111.24 |  |  |" in shown and "a / b" in shown
-    assert "has not run on a card" in readme_figures.written(shown, {}, None, {})
-    assert readme_figures.written(shown, {}, None, {}) == readme_figures.written(readme, {}, None, {})
+    assert "has not run on a card" in readme_figures.written(shown, [], None, {})
+    assert readme_figures.written(shown, [], None, {}) == readme_figures.written(readme, [], None, {})
 
 
 def test_the_page_of_evidence_shows_the_results():

@@ -137,6 +137,36 @@ def test_terminating_a_run_is_not_held_against_its_picture(tmp_path):
         assert not list((tmp_path / "out/.mist/begun").iterdir())
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_upload_that_hangs_does_not_keep_an_interrupted_run(tmp_path, number):
+    words = [str(word) for word in gallery(tmp_path)]
+    script = f"""
+import sys, threading
+sys.path[:0] = {[str(TESTS), str(TESTS.parent)]}
+from mist_attack.gallery.storage import Folder
+from mist_attack.runners import here
+from fakes import toy_command
+
+def hangs(self, name, data):
+    if name.endswith(".png"):
+        print("uploading", flush=True)
+        threading.Event().wait()
+
+Folder.write, here.WINDING_UP, toy_command.os._exit = hangs, 0.2, sys.exit
+toy_command.run(".", {words})
+"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while "uploading" not in child.stdout.readline():
+            assert child.poll() is None
+        child.send_signal(number)
+        assert "interrupted" in child.communicate(timeout=30)[1] and child.returncode == 130
+    finally:
+        child.kill()
+
+
 def test_a_second_run_on_the_same_folder_is_refused(fork, tmp_path):
     words = [str(word) for word in gallery(tmp_path, 1)]
     words[words.index("--steps") + 1] = "100000"

@@ -56,17 +56,13 @@ Rows = list[dict[str, Measured]]
 """Of each picture, by way."""
 
 
-def survived(rows: Rows) -> Figures:
-    """survival: way -> medians of what is left to be taken off after each transform of the suite; survival_worst: the
-    least of them."""
-    ways: Figures = {}
-    worst: Figures = {}
+def worst(rows: Rows) -> Figures:
+    """By way, the least median of what is still taken off after a transform of the suite, and the transform."""
+    found: Figures = {}
     for way in (MIST, *PRESETS):
-        columns = {name: [row[way].off[name] for row in rows] for name in SURVIVED}
-        ways[way] = {name: interval(values)._asdict() for name, values in columns.items()}
-        name, least = worst_median(columns)
-        worst[way] = {"transform": name, **least._asdict()}
-    return {"survival": ways, "survival_worst": worst}
+        name, least = worst_median({name: [row[way].off[name] for row in rows] for name in SURVIVED})
+        found[way] = {"transform": name, **least._asdict()}
+    return found
 
 
 def judge_of(asked: Asked, say: Say) -> Path | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import platform
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from datetime import date
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..hosts.headless import diffusers
 from ..hosts.headless.checkpoints import demo_models, find_checkpoint
 from ..settings import Settings, resolve
 from ..surrogate import Objective, Surrogate
-from . import cost, gallery, quality, real, tiles, unseen
+from . import cost, gallery, machines, quality, real, tiles, unseen
 from .asked import Asked, Figures, Part, Say
 from .evidence import collecting as evidence
 from .evidence import tables
@@ -33,20 +33,23 @@ PRESET = "quick"
 
 
 def run(asked: Asked, out: Path, parts: Sequence[str]) -> Figures:
-    """The figures of `parts` (of PARTS), beside those of earlier runs that `out` holds; written to it after each.
+    """This machine's figures of `parts` (of PARTS), beside those that `out` holds of it and of others; written to it
+    after each.
 
     A part has a process of its own: what an earlier one leaves in the allocator would serve the next, and most of all
     the baseline, which by itself has the system clear new pages at every step.
     """
-    figures: Figures = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    known = machines.read(out)
+    figures = machines.figures_of(machines.machine(asked.device, asked.dtype), known)
     say: Say = partial(print, flush=True)
     for name in parts:
+        begun = time.monotonic()
         with ProcessPoolExecutor(1, get_context("spawn")) as process:
             found = process.submit(_measured, name, asked, torch.get_num_threads()).result()
-        figures |= {f"machine_{name}": machine(asked.device, asked.dtype)} | found
-        figures |= together(figures)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        figures["measured"][name] = {"on": date.today().isoformat(), "seconds": round(time.monotonic() - begun)}
+        figures.update(found)
+        figures.update(together(figures))
+        machines.write(out, known)
     if {"visibility", "survival"} & set(parts):
         say(tables.first_table(figures))
     return figures
@@ -55,16 +58,6 @@ def run(asked: Asked, out: Path, parts: Sequence[str]) -> Figures:
 def _measured(name: str, asked: Asked, threads: int) -> Figures:
     torch.set_num_threads(threads)
     return PARTS[name](asked, partial(print, flush=True))
-
-
-def machine(device: torch.device, dtype: torch.dtype) -> Figures:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "device": f"{device.type}, {name}",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "dtype": str(dtype).removeprefix("torch."),
-    }
 
 
 def costs(side: int) -> Part:
@@ -86,8 +79,7 @@ def _costs(model: diffusers.DiffusersSurrogate, side: int, text: TextEncoder, ro
     for name, seconds in taken.items():
         say(f"  {name}: {median(seconds):.3g} s a step")
     figures: Figures = {f"seconds_{name}_{side}": median(seconds) for name, seconds in taken.items()}
-    taken["amortised"] = cost.amortised(taken)
-    for name in (*cost.OURS, "amortised"):
+    for name in cost.OURS:
         figures |= _with_interval(f"step_ratio_{name}_{side}", taken["mist"], taken[name])
     for name in ("exact", "sds"):
         figures |= _with_interval(f"{name}_over_modules_{side}", taken[name], taken[f"bare_{name}"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,32 +16,31 @@ from ..loss import PictureLoss
 from ..objectives import ESTIMATES
 from ..pgd import pgd
 from ..protection import objectives_for, prompt_for
-from ..settings import Settings
+from ..settings import Gradient, Settings
 from ..surrogate import Surrogate
 from ..targets import pattern
 from ..views import View, plan
 from .baseline import MistV1, Prompt, as_published, mist_v1
 from .meters import Clock, peak_bytes
 
-OURS = {"exact": {}, "sds": {"gradient": "sds"}}
-"""Our ways of a fused step, as settings; amortised has the UNet as often as its estimate says."""
+OURS: tuple[Gradient, ...] = "exact", "sds", "amortised"
+"""Our ways of a fused step."""
 
 GIVING_BACK = "bare_plain", "mist"
 
 
 class Variant(NamedTuple):
-    """One way of doing a step; `around` is entered before it and left after it, untimed."""
+    """One way of doing `steps` steps; `around` is entered before them and left after them, untimed."""
 
     step: Callable[[], object]
     around: Callable[[], AbstractContextManager[Any]] = nullcontext
+    steps: int = 1
 
 
 def variants(ready: DiffusersSurrogate, side: int, prompt: Prompt) -> dict[str, Variant]:
-    """Within `Surrogate.run`: ours by name, "kept", "bare_exact", "bare_sds", "bare_plain" (exact, its memory given
-    back as Mist's is) and "mist"."""
-    ours = {name: Variant(our_step(ready, side, Settings(working_size=side, **how))) for name, how in OURS.items()}
-    return ours | {
-        "kept": Variant(kept_step(ready, side)),
+    """Within `Surrogate.run`: ours by name, "bare_exact", "bare_sds", "bare_plain" (exact, its memory given back as
+    Mist's is) and "mist"."""
+    return {name: our_cycle(ready, side, name) for name in OURS} | {
         "bare_exact": Variant(bare_step(ready, side, exact=True)),
         "bare_sds": Variant(bare_step(ready, side, exact=False)),
         "bare_plain": Variant(bare_step(ready, side, exact=True), around=lambda: heap.given_back(ready.device)),
@@ -49,11 +48,11 @@ def variants(ready: DiffusersSurrogate, side: int, prompt: Prompt) -> dict[str, 
     }
 
 
-def amortised(taken: Mapping[str, Sequence[float]]) -> list[float]:
-    """Seconds of a step over a whole cycle: what sds costs more than `kept` is the UNet's forward."""
-    pairs = zip(taken["sds"], taken["kept"], strict=True)
-    often = ESTIMATES["amortised"]
-    return [kept + (sds - kept) * often.draws / often.steps for sds, kept in pairs]
+def our_cycle(ready: Surrogate, side: int, gradient: Gradient) -> Variant:
+    """Of the engine's loop, so many steps as one gradient of the UNet serves at most: each cycle costs the same."""
+    steps = ESTIMATES[gradient].steps
+    loop = our_steps(ready, side, Settings(working_size=side, gradient=gradient))
+    return Variant(partial(loop, steps), steps=steps)
 
 
 def our_step(ready: Surrogate, side: int, settings: Settings) -> Callable[[], object]:
@@ -64,19 +63,6 @@ def our_step(ready: Surrogate, side: int, settings: Settings) -> Callable[[], ob
 def our_steps(ready: Surrogate, side: int, settings: Settings) -> Callable[[int], object]:
     """So many in one loop."""
     return _steps(ready, side, settings, _objectives(ready, side, settings))
-
-
-def kept_step(ready: Surrogate, side: int) -> Callable[[], object]:
-    """One of the amortised steps for which an earlier gradient of the UNet serves."""
-    settings = Settings(working_size=side, gradient="amortised")
-    objectives = _objectives(ready, side, settings)
-    steps = _steps(ready, side, settings, objectives)
-
-    def kept() -> None:
-        objectives[0].semantic.calls = 1  # not its first
-        steps(1)
-
-    return kept
 
 
 def _objectives(ready: Surrogate, side: int, settings: Settings) -> list[Any]:
@@ -136,8 +122,9 @@ def mist_steps(ready: DiffusersSurrogate, side: int, prompt: Prompt) -> Callable
 
 
 def seconds(found: dict[str, Variant], rounds: int, clock: Clock) -> dict[str, list[float]]:
-    """By variant, one number for each round; each is first done once uncounted, but for those that give memory back.
-    They come last, so that every round begins with one uncounted step, after which there is memory to use again."""
+    """Of a step by variant, one number for each round; each is first done once uncounted, but for those that give
+    memory back. They come last, so that every round begins with one uncounted step, after which there is memory to use
+    again."""
     taken: dict[str, list[float]] = {name: [] for name in found}
     first = next(iter(found.values()))
     for number in range(rounds + 1):
@@ -149,7 +136,7 @@ def seconds(found: dict[str, Variant], rounds: int, clock: Clock) -> dict[str, l
             with variant.around():
                 cost = clock.time(variant.step)
             if number:
-                taken[name].append(cost)
+                taken[name].append(cost / variant.steps)
     return taken
 
 

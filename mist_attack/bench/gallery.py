@@ -35,27 +35,32 @@ class Timed:
     def __init__(self, model: Surrogate) -> None:
         self._model = model
         self.spans: list[Span] = []
+        self.processor = 0.0
+        """Seconds of all threads together, while it was."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
     def run(self, job: Callable[[Surrogate], Result], *shape: int, **how: bool) -> Result:
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         try:
             return self._model.run(job, *shape, **how)
         finally:
             self.spans.append((begun, time.perf_counter()))
+            self.processor += time.process_time() - used
 
-    def during(self, call: Callable[[], object]) -> list[Span]:
-        self.spans = []
+    def during(self, call: Callable[[], object]) -> tuple[list[Span], float]:
+        """When it was at work, and the processor's seconds that were not its own."""
+        self.spans, self.processor = [], 0.0
+        used = time.process_time()
         call()
-        return self.spans
+        return self.spans, time.process_time() - used - self.processor
 
 
 def figures(asked: Asked, say: Say) -> Figures:
-    """gallery_outside_model: the share of the time that the model would not need, had it the machine for itself; what
-    others take from it counts. gallery_waiting: the share in which it is not at work; ..._in_turn: the same where each
-    picture is read, protected and written before the next one."""
+    """gallery_outside_model: the share in which the model is not at work, or a processor is at something else, which it
+    could not use then; on a machine that has nothing else to do. gallery_waiting: the share in which the model is not
+    at work; ..._in_turn: the same where each picture is read, protected and written before the next one."""
     model, settings = Timed(diffusers.load(find_checkpoint("demo"), asked.device)), resolve("default", {})
     with TemporaryDirectory() as folder:
         requests = [_request(Path(folder), f"out{number}", settings) for number in range(asked.rounds + 1)]
@@ -68,11 +73,12 @@ def figures(asked: Asked, say: Say) -> Figures:
 
 
 def _taken(request: Request, model: Timed) -> dict[str, float]:
-    in_turn = model.during(lambda: _in_turn(request, model))
-    beside = model.during(lambda: _beside(request, model))
+    in_turn, others = model.during(lambda: _in_turn(request, model))
+    beside, _ = model.during(lambda: _beside(request, model))
+    waiting = wall(beside) - busy(beside)
     return {
-        "gallery_outside_model": 1 - busy(in_turn) / wall(beside),
-        "gallery_waiting": 1 - busy(beside) / wall(beside),
+        "gallery_outside_model": (waiting + others) / wall(beside),
+        "gallery_waiting": waiting / wall(beside),
         "gallery_waiting_in_turn": 1 - busy(in_turn) / wall(in_turn),
     }
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from threading import Thread
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +24,9 @@ from .model import ModelOptions
 
 T = TypeVar("T")
 READ_LOSS_EVERY = 0.5  # seconds: reading a number waits for the device
+WINDING_UP = 8.0
+"""Seconds that an interrupted gallery has to end in: an upload that hangs takes minutes, and who stops a container
+kills it after ten."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +52,20 @@ class HereRunner:
         self._line = Line()
 
     def alongside(self, work: Callable[[], T]) -> T:
-        done: Future[T] | None = None
-        with ThreadPoolExecutor(1, "mist-gallery") as gallery:
-            try:
-                done = gallery.submit(work)
-                done.add_done_callback(lambda _: self._line.close())
-                while flight := self._line.next():
-                    self._compute(flight)
-                return done.result()
-            except BaseException as error:
-                self._line.fail(error)
-                if done is not None:
-                    done.result()  # what the gallery has to say of it, or failed with before
-                raise
+        done: Future[T] = Future()
+        done.add_done_callback(lambda _: self._line.close())
+        gallery = Thread(target=_fulfil, args=(done, work), name="mist-gallery", daemon=True)
+        try:
+            gallery.start()
+            while flight := self._line.next():
+                self._compute(flight)
+            return done.result()
+        except BaseException as error:
+            self._line.fail(error)
+            patience = None if isinstance(error, Exception) else WINDING_UP
+            if gallery.ident is not None and wait([done], patience).done:
+                done.result()  # what the gallery has to say of it, or failed with before
+            raise
 
     @property
     def has_room(self) -> bool:
@@ -83,6 +88,13 @@ class HereRunner:
         with bar_for(flight.task, shown=self._bars) as bar:
             step = _on_step(bar, self._line.is_closed)
             self._line.settle(flight, computing(flight.task, flight.opened.result, self._model, step))
+
+
+def _fulfil(done: Future[T], work: Callable[[], T]) -> None:
+    try:
+        done.set_result(work())
+    except BaseException as error:
+        done.set_exception(error)
 
 
 def _on_step(bar: Any, is_closed: Callable[[], bool] = lambda: False) -> OnStep:

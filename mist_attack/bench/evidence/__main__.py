@@ -15,7 +15,7 @@ from ... import __version__
 from ...errors import MistError
 from .. import judges
 from ..asked import Asked, Say
-from ..command import machine
+from ..machines import machine
 from . import collecting
 from .page import page
 

@@ -84,7 +84,7 @@ def _textural(rows: balance.Rows, model: str) -> Flat:
     flat: Flat = {}
     figures = balance.balance(rows)
     whole = set(balance.SURVIVED) <= set(rows[0][MIST].off)
-    worst = balance.survived(rows)["survival_worst"] if whole else {}
+    worst = balance.worst(rows) if whole else {}
     for way, method in WAYS.items():
         found: dict[str, Any] = {FIGURES.get(str(name), str(name)): values for name, values in figures[way].items()}
         flat |= told(method, model, found | ({"taken_off_after_worst": worst[way]} if whole else {}))
