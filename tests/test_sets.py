@@ -1,5 +1,6 @@
 """Sets: the alternation against what it is made of, what it leaves of the model, of memory, and of what fails."""
 
+import contextlib
 import weakref
 
 import pytest
@@ -180,7 +181,7 @@ class Ends:
 
 
 @pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
-@pytest.mark.parametrize("at", [1, 3, 5, 9, 12, 17])
+@pytest.mark.parametrize("at", [1, 3, 5, 8, 9, 12, 17, 18])  # 8 and 18 end a picture's share of a round
 def test_a_cancel_keeps_what_is_reached_and_leaves_the_model(at, error):
     model, images, ends, told = ToySurrogate(), pictures(), Ends(at, error()), {}
     before = state_of_model(model)
@@ -215,15 +216,25 @@ def test_an_error_leaves_the_model_as_it_was(at, error):
     assert is_same_state(before, state_of_model(model))
 
 
-def test_what_was_kept_is_gone_on_from_to_the_same_bytes():
+@pytest.mark.parametrize("error", [Stop(), KeyboardInterrupt()])
+def test_what_was_kept_is_gone_on_from_to_the_same_bytes(error):
     whole = run(pictures())
-    for at in range(1, 21, 3):
+    for at in range(1, 20):
         keep = Memory()
-        with pytest.raises(KeyboardInterrupt):
-            run(pictures(), keep=keep, on_step=Ends(at, KeyboardInterrupt()))
+        with contextlib.suppress(type(error)):
+            found = run(pictures(), keep=keep, on_step=Ends(at, error))
+            assert isinstance(error, Stop) and not same(whole, found)
         ends = Ends(0, None)
         assert same(whole, run(pictures(), keep=keep, on_step=ends))
         assert ends.seen[-1].done == ends.seen[-1].steps
+
+
+def test_what_goes_on_and_is_stopped_again_tells_the_steps_of_both():
+    keep, told = Memory(), {}
+    run(pictures(), keep=keep, on_step=Ends(9, Stop()))  # of the first round: p0, p1, and a step of p2
+    found = run(pictures(), keep=keep, on_step=Ends(7, Stop()), on_failure=lambda member, error: told.update(error))
+    assert {name: made.reports[0].steps_done for name, made in found.items()} == {"p0": 3, "p1": 2, "p2": 2}
+    assert all(made.reports[0].stopped for made in found.values()) and not told and keep.failure("p2") is None
 
 
 def test_progress_counts_every_step_of_the_lora_and_of_the_pictures():

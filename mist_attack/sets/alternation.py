@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..attack import Attack, Protected
-from ..errors import MistError, PictureError, Stop
+from ..errors import MistError, Stop
 from ..pgd import Progress, Stops
 from ..protection import Job, check
 from ..randomness import seeded
@@ -61,9 +61,9 @@ OnSetStep = Callable[[SetProgress], None]
 
 
 class SetProtection:
-    """`run` it once. target: (1, 3, h, w), in place of the named pattern. on_step may raise Stop to keep what is
-    reached, and so may a host raise what is in `cancels`; any other exception passes through, and what `keep` holds by
-    then is gone on from.
+    """`run` it once. target: (1, 3, h, w), in place of the named pattern. on_step may raise Stop to be handed what is
+    reached, and so may a host raise what is in `cancels`; any other exception passes through. Either way what `keep`
+    holds by then is gone on from, to the bytes of a run that was not stopped.
 
     Raises SettingsError for what cannot be protected as a set, CheckpointError for a model without a denoiser."""
 
@@ -88,7 +88,8 @@ class SetProtection:
         self.count, self.steps = 0, chosen.rounds * chosen.lora_steps + len(members) * settings.steps
         self.conditionings: dict[str, Conditioning] = {}
         self.taken: dict[str, float] = {}
-        self.done: dict[str, int] = {}
+        self.begun: tuple[str, Tensor, int] | None = None
+        """The picture that a stop left in the middle of a round, and its steps by then: not for `keep`."""
         self.stopped = False
 
     def run(self) -> Iterator[tuple[Member, Protected]]:
@@ -102,12 +103,14 @@ class SetProtection:
                 self._round(number)
             except self.stops:
                 self.stopped = True
-                if not self.done and number == 0:
+                if not any(self._reached(member) for member in self.members):
                     raise
             if self.stopped:
                 break
         for member in list(self.members):
-            if (found := self._tried(member, self._finish)) is not None:
+            if self._reached(member) is None:
+                self.on_failure(member, "cancelled before its first step")
+            elif (found := self._tried(member, self._finish)) is not None:
                 yield member, found
 
     def _round(self, number: int) -> None:
@@ -226,10 +229,12 @@ class SetProtection:
             return x.cpu(), done
 
         x, done = self._job(member, taught, self._seed(number)).of(*self._read(member), work)
-        self.stopped = done < len(share)
-        if share.start + done > 0:
-            self.done[member.name] = share.start + done
+        if done == len(share):
             self.keep.keep_picture(number, member.name, x)
+            return
+        self.stopped = True
+        if share.start + done:
+            self.begun = member.name, x, share.start + done
 
     def _share(self, number: int) -> range:
         """Of a picture's steps."""
@@ -244,16 +249,18 @@ class SetProtection:
 
     def _tell(self, number: int, picture: str | None, preview: Callable[[], Tensor] | None) -> None:
         self.count += 1
-        self.on_step(SetProgress(number + 1, self.chosen.rounds, picture, self.count, self.steps, preview))
+        try:
+            self.on_step(SetProgress(number + 1, self.chosen.rounds, picture, self.count, self.steps, preview))
+        except self.stops:  # at the last step of a share the loop is over anyway, and would not tell
+            self.stopped = self.count < self.steps
+            raise
 
     def _finish(self, member: Member) -> Protected:
         """Rounded and judged, through the model as it is."""
         image, mask = self._read(member)
-        found = [self.keep.picture(number, member.name) for number in reversed(range(self.chosen.rounds))]
-        x = next((x for x in found if x is not None), None)
-        if x is None:
-            raise PictureError("cancelled before its first step")
-        steps = self.done.get(member.name, self.settings.steps)
+        reached = self._reached(member)
+        assert reached is not None
+        x, steps = reached
 
         def work(attack: Attack, job: Job) -> Protected:
             levels = attack.budget.quantize(x.to(attack.ready.device))
@@ -262,6 +269,15 @@ class SetProtection:
         protected = self._job(member, self.surrogate, self.settings.seed).of(image, mask, work)
         seconds = round(self.taken.get(member.name, 0.0) + protected.reports[0].seconds, 3)
         return replace(protected, reports=[replace(protected.reports[0], seconds=seconds)])
+
+    def _reached(self, member: Member) -> tuple[Tensor, int] | None:
+        """As it is by now, and the steps that it has taken."""
+        if self.begun and self.begun[0] == member.name:
+            return self.begun[1:]
+        for number in reversed(range(self.chosen.rounds)):
+            if (x := self.keep.picture(number, member.name)) is not None:
+                return x, self._share(number).stop
+        return None
 
     def _told(self) -> str:
         chosen = self.chosen
