@@ -53,7 +53,7 @@ bench: $(READY) # what a step costs against Mist's own, into bench/results.json
 evidence: $(READY) # every figure that is claimed about protection, measured again; IMAGES=folder, REAL=folder
 	$(BIN)/python -m mist_attack.bench.evidence $(if $(IMAGES),--images $(IMAGES)) $(if $(REAL),--real $(REAL))
 
-readme-figures: $(READY) # write evidence/results.json, bench/results.json and results-gpu.json into README and docs, families.json into docs/models.md
+readme-figures: $(READY) # write evidence/results.json, bench/results.json, results-gpu.json and results-sets.json into README and docs, families.json into docs/models.md
 	$(BIN)/python bench/readme_figures.py
 	$(BIN)/python -m bench.model_families
 

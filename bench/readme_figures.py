@@ -1,5 +1,6 @@
-"""The README's and docs/evidence.md's figures from evidence/results.json, bench/results.json and
-bench/results-gpu.json: `python bench/readme_figures.py` writes them there, each between its marks.
+"""The README's, docs/evidence.md's and docs/sets.md's figures from evidence/results.json, bench/results.json,
+bench/results-gpu.json and bench/results-sets.json: `python bench/readme_figures.py` writes them there, each between its
+marks.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ from mist_attack.bench.evidence.tables import first_table, page_section
 from mist_attack.bench.gpu.table import table as card_table
 from mist_attack.bench.judged_tables import judged_section
 from mist_attack.bench.machines import read as machines_in
+from mist_attack.bench.sets_table import section as sets_section
 
 ROOT = Path(__file__).parents[1]
 README, EVIDENCE_PAGE = ROOT / "README.md", ROOT / "docs" / "evidence.md"
 EVIDENCE = ROOT / "evidence" / "results.json"
+SETS_PAGE, SETS = ROOT / "docs" / "sets.md", ROOT / "bench" / "results-sets.json"
 RESULTS, CARD_RESULTS = ROOT / "bench" / "results.json", ROOT / "bench" / "results-gpu.json"
 MARKS = "<!-- from bench/results.json -->\n", "<!-- end -->"
 JUDGED_MARKS = "<!-- judged, from bench/results.json -->\n", "<!-- end of judged -->"
 EVIDENCE_MARKS = "<!-- from evidence/results.json -->\n", "<!-- end of evidence/results.json -->"
+SETS_MARKS = "<!-- from bench/results-sets.json -->\n", "<!-- end of bench/results-sets.json -->"
 CARD_MARKS = "<!-- from bench/results-gpu.json -->\n", "<!-- end of bench/results-gpu.json -->"
 NO_CARD = """\
 It has not run on a card with this version. What is known was measured by hand, at an earlier state (one NVIDIA H200,
@@ -153,3 +157,5 @@ if __name__ == "__main__":
     README.write_text(written(readme, machines_in(RESULTS), read(CARD_RESULTS), evidence), encoding="utf-8")
     page = EVIDENCE_PAGE.read_text(encoding="utf-8")
     EVIDENCE_PAGE.write_text(between(EVIDENCE_MARKS, page_section(evidence), page), encoding="utf-8")
+    page = SETS_PAGE.read_text(encoding="utf-8")
+    SETS_PAGE.write_text(between(SETS_MARKS, sets_section(read(SETS) or {}), page), encoding="utf-8")

@@ -643,6 +643,9 @@ def test_one_bar_runs_over_the_rounds(host):
     assert any(preview is not None for _, _, preview in bar().updates)
 
 
+NOT_BEGUN = {"picture": "Picture 2", "error": "cancelled before its first step"}
+
+
 @pytest.mark.parametrize("at", [2, 5, 12])
 def test_a_cancel_of_a_set_keeps_what_is_reached(host, at):
     image, host.switch.interrupt_at = picture(batch=2), at
@@ -651,10 +654,14 @@ def test_a_cancel_of_a_set_keeps_what_is_reached(host, at):
             together(host, [image])
         return
     made, report, _ = together(host, [image])
-    rows = json.loads(report)
-    assert len(made) == 2 and any(row["stopped"] for row in rows) and host.switch.asked == at
-    for found, own, row in zip(made, image, rows, strict=True):
-        assert ((found - own).abs().max() > 1e-3) == (row["steps_done"] > 0)
+    first, second = json.loads(report)
+    assert (first["steps_done"], host.switch.asked) == ({5: 2, 12: 4}[at], at)
+    if at == 5:  # nothing unprotected goes on
+        assert first["stopped"] and second == NOT_BEGUN
+        image = image[:1]
+    else:
+        assert second["stopped"] and second["steps_done"] == 2
+    assert all((found - own).abs().max() > 1e-3 for found, own in zip(made, image, strict=True))
 
 
 def test_a_cancel_that_the_hosts_own_bar_sees_keeps_it_too(host, monkeypatch):
@@ -667,7 +674,8 @@ def test_a_cancel_that_the_hosts_own_bar_sees_keeps_it_too(host, monkeypatch):
 
     monkeypatch.setattr(comfyui_pack.Bar, "update_absolute", update)
     made, report, _ = together(host, [picture(batch=2)])
-    assert len(made) == 2 and [row["steps_done"] for row in json.loads(report)] == [2, 0]
+    first, second = json.loads(report)
+    assert len(made) == 1 and first["steps_done"] == 2 and second == NOT_BEGUN
 
 
 def test_a_picture_of_a_set_that_cannot_be_used_is_left_out_and_named(host):

@@ -64,10 +64,10 @@ def pictures() -> dict[str, list[Tensor]]:
     """Kind -> pictures, (1, 3, h, w) in [0, 1]; none of those that judge."""
     photographs = [_photograph(name) for name in PHOTOGRAPHS if hasattr(skimage.data, name)]
     return {
-        "drawing": [generated._tensor(generated._drawn(generated.shapes, seed)) for seed in range(100, 112)],
-        "lineart": [generated._tensor(generated._drawn(generated.curves, seed)) for seed in range(100, 112)],
-        "painting": [generated._tensor(generated.painted(photograph, 100)) for photograph in photographs],
-        "photograph": [generated._tensor(photograph) for photograph in photographs],
+        "drawing": [generated.tensor(generated.drawn(generated.shapes, seed)) for seed in range(100, 112)],
+        "lineart": [generated.tensor(generated.drawn(generated.curves, seed)) for seed in range(100, 112)],
+        "painting": [generated.tensor(generated.painted(photograph, 100)) for photograph in photographs],
+        "photograph": [generated.tensor(photograph) for photograph in photographs],
     }
 
 

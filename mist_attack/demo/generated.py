@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
+Drawing = Callable[[ImageDraw.ImageDraw, np.random.Generator, int], None]
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
 SIDE, SCALE = 256, 4  # drawn at SCALE times the side, then reduced: smooth edges
 
@@ -23,32 +24,29 @@ def unseen(each: int = 4, side: int = SIDE) -> dict[str, list[Tensor]]:
     """Kind -> `each` pictures (4 at most of photographs and paintings), (1, 3, side, side) in [0, 1]."""
     photographs = [_photograph(name, side) for name in PHOTOGRAPHS[:each]]
     return {
-        "drawing": [_tensor(_drawn(shapes, seed, side=side)) for seed in range(each)],
-        "lineart": [_tensor(_drawn(curves, seed, side=side)) for seed in range(each)],
-        "painting": [_tensor(painted(photograph, seed)) for seed, photograph in enumerate(photographs)],
-        "photograph": [_tensor(photograph) for photograph in photographs],
+        "drawing": [tensor(drawn(shapes, seed, side=side)) for seed in range(each)],
+        "lineart": [tensor(drawn(curves, seed, side=side)) for seed in range(each)],
+        "painting": [tensor(painted(photograph, seed)) for seed, photograph in enumerate(photographs)],
+        "photograph": [tensor(photograph) for photograph in photographs],
     }
 
 
 def style(count: int = 12, side: int = SIDE) -> list[Tensor]:
     """Pictures of one manner: pale concentric arcs in two colours on dark blue."""
-    return [_tensor(_drawn(arcs, seed, "#101840", side)) for seed in range(count)]
+    return [tensor(drawn(arcs, seed, "#101840", side)) for seed in range(count)]
 
 
 def _photograph(name: str, side: int) -> Image.Image:
     return ImageOps.fit(Image.fromarray(getattr(skimage.data, name)()), (side, side), Image.Resampling.LANCZOS)
 
 
-def _tensor(image: Image.Image) -> Tensor:
+def tensor(image: Image.Image) -> Tensor:
+    """(1, 3, H, W) in [0, 1]."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
 
 
-def _drawn(
-    draw: Callable[[ImageDraw.ImageDraw, np.random.Generator, int], None],
-    seed: int,
-    ground: str = "white",
-    side: int = SIDE,
-) -> Image.Image:
+def drawn(draw: Drawing, seed: int, ground: str = "white", side: int = SIDE) -> Image.Image:
+    """By what draws on a canvas of SCALE times the side (shapes, curves, arcs)."""
     canvas = Image.new("RGB", (side * SCALE, side * SCALE), ground)
     draw(ImageDraw.Draw(canvas), np.random.default_rng(seed), side * SCALE)
     return canvas.resize((side, side), Image.Resampling.LANCZOS)

@@ -86,8 +86,10 @@ def imitate(
     *,
     low_vram: bool = False,
     on_part: OnPart = lambda words: None,
+    untaught: bool = True,
 ) -> Imitations:
-    """For each set a LoRA is fine-tuned on it for each seed, then the model makes pictures; and as it is (UNTAUGHT).
+    """For each set a LoRA is fine-tuned on it for each seed, then the model makes pictures; and, unless `untaught` is
+    False, as it is (UNTAUGHT).
 
     sets: by name, squares of `side` (see `squares`), as many in each, in the same order; prompts: one for each picture.
     With the same seed every set has the same start, draws, noise and prompts. Raises NotMeasuredError, CheckpointError
@@ -96,7 +98,7 @@ def imitate(
     require_enough(prompts)
     _require_alike(sets, prompts, side)
     conditionings = {prompt: surrogate.conditioning(prompt) for prompt in prompts}
-    studio = _Studio(prompts, conditionings, training, on_part)
+    studio = _Studio(prompts, conditionings, training, on_part, untaught)
     return surrogate.run(lambda ready: studio.run(ready, sets), training.batch, side, side, low_vram=low_vram)
 
 
@@ -144,12 +146,15 @@ class _Studio:
     conditionings: Mapping[str, Conditioning]
     training: Training
     on_part: OnPart
+    untaught: bool
 
     def run(self, ready: Any, sets: Mapping[str, Pictures]) -> Imitations:
         latents = {name: _encoded(ready, pictures) for name, pictures in sets.items()}
         like = next(iter(latents.values()))[:1]
         seeds = self.training.seeds
-        made: Imitations = {UNTAUGHT: [self._pictures(ready, like, seed) for seed in seeds]}
+        made: Imitations = {}
+        if self.untaught:
+            made[UNTAUGHT] = [self._pictures(ready, like, seed) for seed in seeds]
         for name, clean in latents.items():
             made[name] = [self._taught(ready, name, clean, seed) for seed in seeds]
         return made
