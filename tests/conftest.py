@@ -3,6 +3,7 @@ which order: as written, or, with `--shuffle`, mixed."""
 
 import random
 
+import hypothesis
 import pytest
 import torch
 from fakes import adapters, strict_device
@@ -19,6 +20,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    hypothesis.settings.register_profile("untimed", deadline=None)
+    hypothesis.settings.load_profile("untimed")
     if config.getoption("--device") == "strict":
         strict_device.load()
         lean.DEVICES.add("strict")

@@ -62,7 +62,7 @@ def require_member(budget, x, levels=1e-4):
 
 
 @shapes
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**31), strength=st.floats(0, 64), keep_tone=st.booleans())
 def test_what_is_projected_is_a_member_and_stays_where_it_is(shape, seed, strength, keep_tone):
     budget, generator = random_budget(shape, seed, strength, keep_tone=keep_tone)
@@ -74,7 +74,7 @@ def test_what_is_projected_is_a_member_and_stays_where_it_is(shape, seed, streng
 
 
 @convex
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**31), strength=st.floats(0, 64))
 def test_the_projection_is_the_nearest_member(shape, seed, strength):
     """p is the nearest of a convex set to d where <d - p, q - p> <= 0 for every q of it."""
@@ -89,7 +89,7 @@ def test_the_projection_is_the_nearest_member(shape, seed, strength):
 
 
 @shapes
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(seed=st.integers(0, 2**31), strength=st.floats(0, 64))
 def test_what_is_rounded_keeps_the_promise_and_passes_the_check(shape, seed, strength):
     budget, generator = random_budget(shape, seed, strength)
@@ -99,7 +99,7 @@ def test_what_is_rounded_keeps_the_promise_and_passes_the_check(shape, seed, str
 
 
 @shapes
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 2**31),
     strength=st.floats(0, 64),
@@ -213,7 +213,7 @@ def in_its_own_coordinates(budget, x):
 
 
 @given(seed=st.integers(0, 2**31), chroma=st.floats(0.05, 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_hidden_ball_is_one_in_plain_coordinates_and_a_wider_one_in_its_own(seed, chroma):
     generator = seeded(seed)
     weight = torch.rand(1, 1, 8, 8, generator=generator) * 0.95 + 0.05

@@ -297,7 +297,7 @@ def test_a_screen_reader_has_a_name_for_everything(page):
     nodes = [node for node in page.call("Accessibility.getFullAXTree")["nodes"] if not node["ignored"]]
     by_role = {}
     for node in nodes:
-        by_role.setdefault(node["role"]["value"], []).append(node.get("name", {}).get("value", ""))
+        by_role.setdefault(node["role"]["value"], []).append(node.get("name", {}).get("value", "").strip())
     for role in ("image", "slider", "region", "group", "columnheader", "rowheader"):
         assert by_role[role] and all(by_role[role]), role
     assert by_role["slider"] == ["How much of the original is shown"]

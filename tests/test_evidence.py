@@ -117,7 +117,7 @@ def test_fused_figures_are_over_the_untouched_pictures_and_over_mists(monkeypatc
 
 
 def test_parts_are_written_one_by_one_and_what_was_measured_earlier_stays(tmp_path, monkeypatch):
-    parts = {"textural": lambda *_: collecting._textural(rows(), "demo0"), "fused": lambda *_: {}, "mimicry": 1 / 2}
+    parts = {"textural": lambda *_: [collecting._textural(rows(), "demo0")], "fused": lambda *_: [{}], "mimicry": 1 / 2}
     monkeypatch.setattr(evidence, "PARTS", parts)
     evidence.measure(ASKED, tmp_path, ["textural"], print)
     found = evidence.measure(ASKED, tmp_path, ["fused"], print)
@@ -126,6 +126,17 @@ def test_parts_are_written_one_by_one_and_what_was_measured_earlier_stays(tmp_pa
     assert found["about"]["not_measured"] == ["fused", "mimicry", judges.NOT_MEASURED]
     html = (tmp_path / "index.html").read_text()
     assert "Not measured: fused; mimicry" in html and "<script" not in html and "http" not in html.split("</style>")[1]
+
+
+def test_a_models_figures_are_written_before_the_next_ones_are_measured(tmp_path, monkeypatch):
+    def part(*_):
+        yield collecting._textural(rows(), "demo0")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evidence, "PARTS", evidence.PARTS | {"textural": part})
+    with pytest.raises(KeyboardInterrupt):
+        evidence.measure(ASKED, tmp_path, ["textural"], print)
+    assert "default.taken_off.demo0" in json.loads((tmp_path / "results.json").read_text())
 
 
 def test_the_page_takes_what_it_shows_for_text(tmp_path):

@@ -31,7 +31,7 @@ def test_a_hidden_picture_is_not_in_the_result(name, suffix, encodings, make):
         assert not any(holds(result) for result in results(f"a{suffix}", source, turn)), kind
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     data=st.binary(min_size=400, max_size=2000).filter(lambda data: len(set(data)) > 60),
     encode=st.sampled_from(list(TEXTUAL.values())),
@@ -43,7 +43,7 @@ def test_encoded_data_is_no_text_whatever_is_around_it(data, encode, before, aft
         plain(f"{before} {encode(data).decode()} {after}", 10**6)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.binary(min_size=300, max_size=2000).filter(lambda data: len(set(data)) > 60))
 def test_bytes_are_no_text_in_latin_1(data):
     with pytest.raises(NotKeptError):

@@ -717,7 +717,7 @@ def test_pixels_that_are_not_finite_are_refused():
 # Writing
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     array=st.tuples(st.integers(1, 40), st.integers(1, 40), st.sampled_from([3, 4])).flatmap(
         lambda shape: hnp.arrays(np.uint8, shape)

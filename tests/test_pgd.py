@@ -128,7 +128,7 @@ def test_the_global_generator_is_untouched():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     height=st.integers(1, 12),
     width=st.integers(1, 12),

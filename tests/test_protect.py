@@ -44,7 +44,7 @@ def moved_levels(before, after):
     return after.mul(255).round() - before.mul(255).round()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     height=st.integers(1, 100),
     width=st.integers(1, 100),

@@ -42,7 +42,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "security.md"
 LARGEST = face.jobs.OUTPUT_SIZES[1]
 SECRET = "a-secret-of-the-environment"
 CHECKED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-FEW = settings(max_examples=80, deadline=None, database=None, derandomize=True, suppress_health_check=CHECKED)
+FEW = settings(max_examples=80, database=None, derandomize=True, suppress_health_check=CHECKED)
 
 
 def test_every_line_of_the_page_has_its_test_and_every_test_its_line():

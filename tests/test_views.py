@@ -15,7 +15,7 @@ multiples = st.sampled_from([8, 32, 64])
 kinds = st.sampled_from(["whole", "tiles", "both"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(sizes, sizes, kinds, st.sampled_from([64, 256, 512, 768]), multiples)
 def test_every_view_has_an_allowed_size_of_bounded_area(height, width, kind, working_size, multiple):
     for view in plan(height, width, kind, working_size, multiple):
@@ -26,7 +26,7 @@ def test_every_view_has_an_allowed_size_of_bounded_area(height, width, kind, wor
         assert view.left >= 0 and view.left + view.width <= width
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(sizes, sizes, kinds, multiples)
 def test_the_views_cover_every_pixel(height, width, kind, multiple):
     covered = torch.zeros(1, 1, height, width)
@@ -35,7 +35,7 @@ def test_the_views_cover_every_pixel(height, width, kind, multiple):
     assert covered.min() >= 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(sizes, sizes, multiples)
 def test_tiles_have_one_shape_and_weights_that_leave_nothing_out(height, width, multiple):
     views = plan(height, width, "tiles", 256, multiple)
@@ -70,7 +70,7 @@ def test_a_small_picture_is_seen_as_it_is(kind):
     assert torch.equal(seen[:, :, 300:, :200], picture[:, :, -1:].expand(-1, -1, 20, -1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(100, 4000), st.integers(100, 4000))
 def test_the_whole_is_reduced_to_the_working_area_and_keeps_its_aspect(height, width):
     (view,) = plan(height, width, "whole", 128, 8)

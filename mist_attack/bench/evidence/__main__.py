@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(asked: Asked, out: Path, parts: Sequence[str], say: Say) -> dict[str, Any]:
-    """results.json and index.html in `out`, written after each part; what an earlier run measured stays."""
+    """results.json and index.html in `out`, written after each model; what an earlier run measured stays."""
     file = out / "results.json"
     results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    for name in parts:
-        results |= PARTS[name](asked, say)
+    for found in chain.from_iterable(PARTS[name](asked, say) for name in parts):
+        results |= found
         results["about"] = _about(asked, results)
         out.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")

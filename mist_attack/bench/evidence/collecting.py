@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,7 +52,10 @@ def demo_names() -> dict[Path, str]:
 
 def visibility(asked: Asked, say: Say) -> Flat:
     """A part of `mist bench`: of the real autoencoder what is seen and taken off, and the fused objective's figures."""
-    return _on_the_real_one(asked, say, balance.AFTER, tuple(LADDER)) | semantic(asked, say)
+    flat = _on_the_real_one(asked, say, balance.AFTER, tuple(LADDER))
+    for found in semantic(asked, say):
+        flat |= found
+    return flat
 
 
 def survival(asked: Asked, say: Say) -> Flat:
@@ -61,14 +63,13 @@ def survival(asked: Asked, say: Say) -> Flat:
     return _on_the_real_one(asked, say, balance.SURVIVED, (16,))
 
 
-def textural(asked: Asked, say: Say) -> Flat:
-    """On the real autoencoder with a decoder, and on the demo models."""
-    flat = _on_the_real_one(asked, say, EVERYTHING, tuple(LADDER))
+def textural(asked: Asked, say: Say) -> Iterator[Flat]:
+    """On the real autoencoder with a decoder, and on each demo model."""
+    yield _on_the_real_one(asked, say, EVERYTHING, tuple(LADDER))
     for path, name in demo_names().items():
         say(f"textural, {name}")
         rows = balance.measured_on(balance.jobs_for(asked, path, EVERYTHING, each=DEMO_EACH), asked, say)
-        flat |= _textural(rows, name)
-    return flat
+        yield _textural(rows, name)
 
 
 def _on_the_real_one(asked: Asked, say: Say, after: tuple[str, ...], strengths: tuple[int, ...]) -> Flat:
@@ -91,17 +92,14 @@ def _textural(rows: balance.Rows, model: str) -> Flat:
     return flat
 
 
-def semantic(asked: Asked, say: Say) -> Flat:
-    """The fused objective on whole models."""
-    flat: Flat = {}
-    named = whole_models(asked)
-    jobs = fused.jobs_for(asked, list(named), every=True)
-    judged = fused.judged_on(jobs, asked, say)
-    for path, model in named.items():
-        of = [found.ways for job, found in zip(jobs, judged, strict=True) if job.checkpoint == path]
+def semantic(asked: Asked, say: Say) -> Iterator[Flat]:
+    """The fused objective on each whole model."""
+    for path, model in whole_models(asked).items():
+        judged = fused.judged_on(fused.jobs_for(asked, [path], every=True), asked, say)
+        flat: Flat = {}
         for way, method in WAYS.items():
-            flat |= medians(method, model, [_fused(ways[way]) for ways in of])
-    return flat
+            flat |= medians(method, model, [_fused(found.ways[way]) for found in judged])
+        yield flat
 
 
 def _fused(figures: Mapping[str, float]) -> dict[str, float]:
@@ -126,20 +124,18 @@ class Imitated(NamedTuple):
     prompt: str
 
 
-def imitation(asked: Asked, say: Say) -> Flat:
-    """Mimicry by LoRAs of the model that the pictures were protected against."""
+def imitation(asked: Asked, say: Say) -> Iterator[Flat]:
+    """Mimicry by LoRAs of the model that the pictures were protected against, each model by itself."""
     pictures = _style(asked)
     if pictures is None:
         say(f"mimicry: not measured, it needs {LEAST} pictures of one kind")
-        return {}
+        return
     named = whole_models(asked)
     jobs = [Imitated(path, name, asked.device, pictures, PROMPT) for path, name in named.items()]
-    flat: Flat = {}
     with on_processes(asked.device) as processes:
-        for job, found in zip(jobs, _imitated(processes, jobs), strict=True):
+        for job, found in zip(jobs, processes.map(imitated, jobs), strict=True):
             say(f"mimicry, {job.model}: {found or 'not measured'}")
-            flat |= found
-    return flat
+            yield found
 
 
 def _style(asked: Asked) -> list[Tensor] | None:
@@ -148,10 +144,6 @@ def _style(asked: Asked) -> list[Tensor] | None:
         return generated.style(side=STYLE_SIDE)
     kinds = unseen.pictures(None, STYLE_SIDE, asked.pictures).values()
     return next((pictures for pictures in kinds if len(pictures) >= LEAST), None)
-
-
-def _imitated(processes: Executor, jobs: Sequence[Imitated]) -> list[Flat]:
-    return list(processes.map(imitated, jobs))
 
 
 def imitated(job: Imitated) -> Flat:
