@@ -30,7 +30,21 @@ from mist_attack.bench.machines import machine
 from mist_attack.bench.meters import Clock, peak_bytes
 from mist_attack.bench.models import random_sd_v1
 from mist_attack.bench.quality import MIST_STEPS, published
-from mist_attack.bench.sets_table import CLEAN, LUNET, MIST, MIXED, OTHER, PLAIN, SET, SHARED, SINGLE, V2, VARIANTS
+from mist_attack.bench.sets_table import (
+    CLEAN,
+    LUNET,
+    MIST,
+    MIXED,
+    OTHER,
+    PLAIN,
+    SET,
+    SET_ROBUST,
+    SHARED,
+    SINGLE,
+    SINGLE_ROBUST,
+    V2,
+    VARIANTS,
+)
 from mist_attack.budget import to_levels
 from mist_attack.evaluation.imitating import UNTAUGHT, Training, imitate
 from mist_attack.evaluation.metrics import visibility
@@ -58,10 +72,12 @@ Say = Callable[[str], None]
 # The ways
 
 
-def one_by_one(model: Any, style: Style, pictures: Sequence[Tensor], strength: float | None) -> Pictures:
-    """The default preset, each picture by itself."""
+def one_by_one(
+    model: Any, style: Style, pictures: Sequence[Tensor], strength: float | None, *, preset: str = "default"
+) -> Pictures:
+    """Each picture by itself."""
     del strength
-    settings = resolve("default", {"working_size": SIDE, "prompt": style.prompt})
+    settings = resolve(preset, {"working_size": SIDE, "prompt": style.prompt})
     return [protect(x, model, settings).images for x in pictures]
 
 
@@ -108,9 +124,11 @@ WAYS: dict[str, Way] = {
     V2: mist_v2,
     MIST: mist_v1,
     LUNET: partial(as_set, objective="lunet"),
+    SINGLE_ROBUST: partial(one_by_one, preset="robust"),
+    SET_ROBUST: partial(as_set, preset="robust"),
 }
 MATCHED = (MIST, V2)
-"""Whose strength is chosen so that they are as visible as SINGLE; the others share its budget."""
+"""Whose strength is chosen so that they are as visible as SINGLE; the others have their preset's budget."""
 
 
 # What they cost

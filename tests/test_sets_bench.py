@@ -142,9 +142,19 @@ def test_a_row_is_over_the_clean_ones_of_the_same_set_and_seed_and_over_single_p
     lines = sets_table.section(results()).splitlines()
     assert "0.20 (0.20 to 0.20) the distance of the model without one." in lines[0]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
-    assert rows[2][1:3] == ["1.50 (1.50 to 1.50), 2 LoRAs", ""]
-    assert rows[3][1:] == ["3.00 (3.00 to 3.00), 2 LoRAs", "2.00 (2.00 to 2.00)", "31.5", "4", "2.0"]
+    assert rows[2][1:3] == ["1.50 (1.50 to 1.50)", ""]
+    assert rows[3][1:] == ["3.00 (3.00 to 3.00)", "2.00 (2.00 to 2.00)", "2, 1", "31.5", "4", "2.0"]
     assert len(rows) == 4, "ways that were not measured have no row"
+
+
+def test_what_a_set_costs_beside_mist_v2_is_of_the_same_pictures():
+    assert "over Mist v2's" not in sets_table.section(results())
+    found = results()
+    cost = found["protections"][f"demo0/noise/{SET}"]
+    found["protections"][f"demo0/noise/{V2}"] = cost | {"forward": 100, "backward": 92, "seconds": 48.0}
+    found["protections"][f"demo0/other/{V2}"] = cost
+    shown = sets_table.section(found)
+    assert "A set over Mist v2's recipe: 0.25 times its passes, 0.50 times its time." in shown
 
 
 def test_what_was_not_measured_is_not_told():
@@ -170,7 +180,7 @@ def test_a_change_on_the_way_is_compared_with_clean_pictures_that_went_the_same_
     part = next(
         part for part in sets_table.section(found).split("Pictures protected") if sets_table.VARIANTS[variant] in part
     )
-    assert ("4.00 (4.00 to 4.00), 1 LoRAs" if base == PLAIN else "2.00 (2.00 to 2.00), 1 LoRAs") in part
+    assert ("| 4.00 (4.00 to 4.00) |" if base == PLAIN else "| 2.00 (2.00 to 2.00) |") in part
 
 
 def test_the_page_shows_the_results():

@@ -11,6 +11,7 @@ from ..evaluation.intervals import Interval, interval
 from ..evaluation.words import REACHED
 
 CLEAN, SINGLE, MIST, SET, LUNET, V2 = "clean", "single", "mist", "set", "set_lunet", "mist_v2"
+SINGLE_ROBUST, SET_ROBUST = "single_robust", "set_robust"
 PLAIN, MIXED, OTHER, SHARED = "plain", "mixed", "other", "shared"
 WORDS = {
     SINGLE: "`mist protect`, each by itself, `default`",
@@ -18,7 +19,11 @@ WORDS = {
     SET: "`mist protect-set`",
     LUNET: "`mist protect-set --objective lunet`",
     V2: "Mist v2's recipe, 150 steps, as visible",
+    SINGLE_ROBUST: "`mist protect --preset robust`, each by itself",
+    SET_ROBUST: "`mist protect-set --preset robust`",
 }
+BESIDE = dict.fromkeys((MIST, SET, LUNET, V2), SINGLE) | {SET_ROBUST: SINGLE_ROBUST}
+"""The protection of single pictures that is as visible."""
 VARIANTS = {
     PLAIN: "as they were protected",
     MIXED: "every second picture unprotected",
@@ -58,11 +63,40 @@ def _part(results: Results, model: str, variant: str) -> str:
     rows = [row for way in WORDS if (row := _row(results, model, way, variant, clean))]
     if not rows:
         return ""
-    head = ["", "style distance over clean", "over single pictures'", "PSNR, dB", "denoiser passes", "seconds"]
+    head = [
+        "",
+        "style distance over clean",
+        "over single pictures'",
+        "LoRAs, sets",
+        "PSNR, dB",
+        "denoiser passes",
+        "seconds",
+    ]
     lines = [head, ["---"] * len(head), *rows]
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     told = f"Pictures protected on {MODELS[model]}, {VARIANTS[variant]}. {_reached(results, model, variant, clean)}"
-    return f"{told}\n\n{table}"
+    return f"{told}\n\n{table}{_over_v2(results, model)}"
+
+
+def _over_v2(results: Results, model: str) -> str:
+    """What a set costs beside Mist v2's recipe, over the sets that both have protected."""
+    costs, theirs = (_costs_of(results, model, way) for way in (SET, V2))
+    both = [(costs[style], theirs[style]) for style in costs if style in theirs]
+    if not both:
+        return ""
+    passes = median(_passes(ours) / _passes(v2) for ours, v2 in both)
+    seconds = median(ours["seconds"] / v2["seconds"] for ours, v2 in both)
+    return f"\nA set over Mist v2's recipe: {passes:.2f} times its passes, {seconds:.2f} times its time.\n"
+
+
+def _costs_of(results: Results, model: str, way: str) -> dict[str, Mapping[str, Any]]:
+    """By set."""
+    split = {tuple(key.split("/")): cost for key, cost in results["protections"].items()}
+    return {style: cost for (of, style, by), cost in split.items() if (of, by) == (model, way)}
+
+
+def _passes(cost: Mapping[str, Any]) -> float:
+    return cost["forward"] + cost["backward"]
 
 
 def _reached(results: Results, model: str, variant: str, clean: Mapping[Cell, float]) -> str:
@@ -79,15 +113,16 @@ def _row(results: Results, model: str, way: str, variant: str, clean: Mapping[Ce
     over = ratios(own, clean)
     if over is None:
         return []
-    costs = [value for key, value in results["protections"].items() if key.split("/")[::2] == [model, way]]
-    single = None if way == SINGLE else ratios(own, distances(results, model, SINGLE, variant))
-    return [WORDS[way], f"{_times(over)}, {len(own)} LoRAs", _times(single), *_costs(costs)]
+    costs = list(_costs_of(results, model, way).values())
+    single = ratios(own, distances(results, model, BESIDE[way], variant)) if way in BESIDE else None
+    sets = len({style for style, _ in own})
+    return [WORDS[way], _times(over), _times(single), f"{len(own)}, {sets}", *_costs(costs)]
 
 
 def _costs(costs: Sequence[Mapping[str, Any]]) -> list[str]:
     """PSNR, and of a picture: passes forward and backward, and seconds of the processor."""
     each = [cost["pictures"] for cost in costs]
-    passes = [(cost["forward"] + cost["backward"]) / count for cost, count in zip(costs, each, strict=True)]
+    passes = [_passes(cost) / count for cost, count in zip(costs, each, strict=True)]
     seconds = [cost["seconds"] / count for cost, count in zip(costs, each, strict=True)]
     return [f"{mean(cost['psnr_db'] for cost in costs):.1f}", f"{median(passes):.0f}", f"{median(seconds):.1f}"]
 
