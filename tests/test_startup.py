@@ -51,11 +51,11 @@ with pytest.MonkeyPatch.context() as patch:
     for node in nodes.values():
         node.define_schema()
     found = set(sys.modules) - before
-assert len(nodes) == 5
+assert len(nodes) == 6
 ours = {{name for name in found if name.startswith(nodes["MistProtect"].__module__.removesuffix(".nodes.protect"))}}
 assert found == ours, found - ours
 engine = {{name.rpartition(".mist_attack.")[2] for name in ours if ".mist_attack." in name}}
-assert engine == {{"control", "controls", "errors", "needs", "presets"}}, engine
+assert engine == {{"control", "controls", "errors", "needs", "presets", "sets", "sets.settings"}}, engine
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
