@@ -73,7 +73,7 @@ def test_a_cancel_keeps_what_is_reached_and_changes_nothing(comfy, base, picture
         if kind == "executed" and data["node"] == saved.id:
             files = data["output"]["images"]
         last = kind
-    assert last == "execution_success" and max(steps) < 20 and len(files) == 2
+    assert last == "execution_success" and max(steps) < 20 and len(files) == 1  # the other had no step yet
     assert np.array_equal(expected, sample(comfy))
 
 
