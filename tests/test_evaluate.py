@@ -502,8 +502,8 @@ def test_the_words():
     }  # fmt: skip
     assert verdict(summary) == (
         "Undone by one change: M sees the protected picture 2.4 (2.2 to 2.6) times as far from the original as random "
-        "noise of the same size would put it; of 15 changes JPEG, quality 50 leaves least of that, 22% (18% to 27%), "
-        "and Gaussian noise, 5 % least against noise, 1.1 (0.9 to 1.3) times as far."
+        "noise of the same size would put it. Of 15 changes, the worst (JPEG, quality 50) leaves 22% (18% to 27%) of "
+        "that; against noise changed likewise, the worst (Gaussian noise, 5 %) leaves it 1.1 (0.9 to 1.3) times as far."
     )
     summary["nearest_noise"]["over_noise"]["low"] = 1.05
     assert verdict(summary).startswith("Weak")

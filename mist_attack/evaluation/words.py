@@ -59,17 +59,17 @@ def short_of(pair: Figures) -> str:
 
 
 def verdict(summary: Figures) -> str:
-    """One sentence about one model, of `results.summaries`."""
+    """Of one model, from `results.summaries`. What a change is called stands in brackets: it may be any words."""
     times, worst, nearest = summary["shift_over_noise"], summary["worst"], summary["nearest_noise"]
     if times is None or worst is None or nearest is None:
         return f"{summary['model']}: nothing could be told against noise."
     pictures = "the protected picture" if summary["pictures"] == 1 else f"{summary['pictures']} protected pictures"
     return (
         f"{_grade(times, nearest['over_noise'])}: {summary['model']} sees {pictures} "
-        f"{_between(times)} times as far from the original as random noise of the same size would put it; of "
-        f"{summary['changes']} changes {SUITE[worst['name']].words} leaves least of that, "
-        f"{_percent(worst['share_left'])}, and {SUITE[nearest['name']].words} least against noise, "
-        f"{_between(nearest['over_noise'])} times as far."
+        f"{_between(times)} times as far from the original as random noise of the same size would put it. Of "
+        f"{summary['changes']} changes, the worst ({SUITE[worst['name']].words}) leaves "
+        f"{_percent(worst['share_left'])} of that; against noise changed likewise, the worst "
+        f"({SUITE[nearest['name']].words}) leaves it {_between(nearest['over_noise'])} times as far."
     )
 
 
