@@ -186,11 +186,11 @@ def _judged(before: Any, after: Any, settings: Settings, target: Any = None) -> 
         found, pair = evaluating.evaluate(before, after, settings, target)
     except (MistError, Stop) as error:
         return [None, "", f"<div class='error'>{html.escape(str(error))}</div>"]
-    return [[Image.fromarray(to_u8(to_unit(pair.sheet())))], _evaluation_of(found), ""]
+    return [[Image.fromarray(to_u8(to_unit(pair.sheet())))], _evaluation_of(found, pair.sheet_words()), ""]
 
 
-def _evaluation_of(found: dict[str, Any]) -> str:
-    words = "".join(f"<p>{html.escape(line)}</p>" for line in sentences(found))
+def _evaluation_of(found: dict[str, Any], sheet_words: str) -> str:
+    words = "".join(f"<p>{html.escape(line)}</p>" for line in (*sentences(found), sheet_words))
     figures = html.escape("\n".join(numbers(found)))
     return (
         f"{words}<pre class='mist-report'>{figures}</pre>"

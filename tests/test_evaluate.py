@@ -27,9 +27,10 @@ from mist_attack.evaluation.intervals import share, worst, worst_median
 from mist_attack.evaluation.judging import judge
 from mist_attack.evaluation.page import writing
 from mist_attack.evaluation.page.plots import plots
+from mist_attack.evaluation.results import Pair, results, summaries
 from mist_attack.evaluation.sight import sights
 from mist_attack.evaluation.transforms import SUITE, transformed
-from mist_attack.evaluation.words import sentences, short, verdict
+from mist_attack.evaluation.words import as_text, sentences, short, verdict
 from mist_attack.hosts.headless import checkpoints, diffusers
 from mist_attack.randomness import noise_like
 from mist_attack.settings import resolve
@@ -235,6 +236,20 @@ def test_a_large_picture_is_judged_reduced_and_in_native_crops(tmp_path):
     ]
     left = math.sqrt(sum(rms(*map(model.encode, crop)) ** 2 for crop in half) / sum(squares))
     assert native["survival"]["half"]["share_left"]["value"] == near(left)
+    times = native["effect"]["shift_over_noise"]
+    (one,), (several,) = summaries([{"models": [figures]}]), summaries([{"models": [figures]}] * 2)
+    assert one["native_shift_over_noise"] == times
+    assert several["native_shift_over_noise"] == dict.fromkeys(("value", "low", "high"), times["value"])
+    assert "in crops at its own scale" in verdict(one) and "in crops at its own scale" in verdict(several)
+
+
+def test_the_text_says_why_a_part_was_not_measured(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    before = torch.full((1, 3, 64, 64), 90, dtype=torch.uint8)
+    judged = judge(ToySurrogate(vae_only=True), before, before + 4, resolve("default", {}))
+    text = as_text(results([Pair("a.png", "b.png", before, before + 4, [judged]).figures()], {}, {}))
+    for words in ("denoising: this needs the whole model", "bilateral and guided filters: The bilateral"):
+        assert f"Not measured: {words}" in text
 
 
 def test_noise_is_as_large_as_the_protection_at_every_value():
@@ -499,11 +514,25 @@ def test_the_words():
         "shift_over_noise": {"value": 2.4, "low": 2.2, "high": 2.6},
         "worst": {"name": "jpeg50", "share_left": {"value": 0.22, "low": 0.18, "high": 0.27}},
         "nearest_noise": {"name": "noise", "over_noise": {"value": 1.1, "low": 0.9, "high": 1.3}},
+        "native_shift_over_noise": None,
     }  # fmt: skip
     assert verdict(summary) == (
         "Undone by one change: M sees the protected picture 2.4 (2.2 to 2.6) times as far from the original as random "
-        "noise of the same size would put it; of 15 changes JPEG, quality 50 leaves least of that, 22% (18% to 27%), "
-        "and Gaussian noise, 5 % least against noise, 1.1 (0.9 to 1.3) times as far."
+        "noise of the same size would put it. Of 15 changes, the worst (JPEG, quality 50) leaves 22% (18% to 27%) of "
+        "that; against noise that went the same way, the worst (Gaussian noise, 5 %) leaves it 1.1 (0.9 to 1.3) times "
+        "as far."
+    )
+    summary["native_shift_over_noise"] = {"value": 0.56, "low": 0.55, "high": 0.58}
+    assert verdict(summary).endswith(
+        " That is of the picture reduced; in crops at its own scale it is 0.56 (0.55 to 0.58) times as far: no "
+        "protection of those beyond noise."
+    )
+    summary["native_shift_over_noise"] = {"value": 2.0, "low": 1.8, "high": 2.2}
+    assert verdict(summary).endswith("in crops at its own scale it is 2.0 (1.8 to 2.2) times as far.")
+    summary["worst"]["name"] = "noise"
+    assert (
+        "the worst (Gaussian noise, 5 %) leaves 22% (18% to 27%) of that, 1.1 (0.9 to 1.3) times as far as noise that "
+        "went the same way." in verdict(summary)
     )
     summary["nearest_noise"]["over_noise"]["low"] = 1.05
     assert verdict(summary).startswith("Weak")

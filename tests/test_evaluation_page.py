@@ -85,9 +85,11 @@ def test_each_cell_of_the_page_is_the_figure_that_was_found(found):
     assert told == [shown(value) for value in pair["visibility"].values()]
     told = [cells[key] for key in cells if key[0] == f"Effect, seen as the {seen}"]
     assert told == [shown(value) for value in whole["effect"].values()]
+    after = f"Left after each change, seen as the {seen}"
+    assert tuple(dict.fromkeys(column for label, _, column in cells if label == after)) == LEFT
     for name, transform in SUITE.items():
-        row = [cells[f"Left after each change, seen as the {seen}", transform.words, column] for column in LEFT]
-        assert row == [shown(whole["survival"][name][key]) for key in ("latent_shift", "share_left", "over_noise")]
+        row = [cells[after, transform.words, column] for column in LEFT]
+        assert row == [shown(whole["survival"][name][key]) for key in ("share_left", "over_noise", "latent_shift")]
     for row in model["denoising"]:
         told = [cells["Denoising loss", f"{row['timestep']}", column] for column in ("Original", "Protected", NOISE)]
         assert told == [shown(row[key]) for key in ("before", "after", "of_noise")]
@@ -97,7 +99,8 @@ def test_each_cell_of_the_page_is_the_figure_that_was_found(found):
         assert told == [shown(row["rms_levels"]), shown(row["rms_levels_of_noise"])]
 
 
-LEFT = ("Latents' shift", "Share left", "Times as far as noise")
+LEFT = ("Share left", "Times as far as noise", "Latents' shift")
+"""As they stand: what a phone shows before one scrolls comes first."""
 NOISE = "Random noise"
 
 

@@ -292,6 +292,9 @@ def test_the_tab_evaluates_two_pictures_in_words_first(shared):
     assert log == "" and gallery[0].width == 2 * 64
     assert report.startswith("<p>") and "times as far from the original as random noise" in report.split("</p>")[0]
     assert "Changed by at most 4 levels" in report and "share_left" in report.split("<details>")[1]
+    assert (
+        "<p>Left from the original, right from the protected picture; from above: What the autoencoder keeps" in report
+    )
 
 
 def protected_then_evaluated(picture=None, values=QUICK, **named):

@@ -37,6 +37,8 @@ MADE = {
 TOLD = "model", "is_demo", "about"
 """Of a summary, beside its verdict."""
 MEDIANS = ("shift_over_noise", "after_half", WORST, NEAREST)
+NATIVE_TIMES = "native_shift_over_noise"
+"""Of a summary: as shift_over_noise, but in the crops of those pictures that the model sees reduced."""
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet computes what begins so."""
 
@@ -76,6 +78,13 @@ class Pair:
         made = self.judgements[0].pictures
         return sheet(made) if made else torch.cat([self.before, self.after], dim=3)
 
+    def sheet_words(self) -> str:
+        """What is where on it."""
+        rows = [title for name, title in MADE.items() if f"{name}_before" in self.judgements[0].pictures]
+        if not rows:
+            return "Left the original, right the protected picture: this model has no decoder to show what it keeps."
+        return f"Left from the original, right from the protected picture; from above: {'; '.join(rows)}."
+
 
 def results(
     pairs: Sequence[dict[str, Any]],
@@ -112,12 +121,23 @@ def _finite(found: Any) -> Any:
 
 
 def summaries(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each model, of the whole pictures: MEDIANS, each with value, low and high.
+    """For each model, of the whole pictures: MEDIANS, each with value, low and high; and NATIVE_TIMES, or None.
 
     Of one pair they are its own, with intervals over the regions of the picture; of several, medians with intervals
     over the pictures."""
     by_model = zip(*(pair["models"] for pair in pairs), strict=True)
-    return [_of_one(model) if len(pairs) == 1 else _of_several(model) for model in by_model]
+    return [
+        (_of_one(model) if len(pairs) == 1 else _of_several(model)) | {NATIVE_TIMES: _native_times(model)}
+        for model in by_model
+    ]
+
+
+def _native_times(judgements: Sequence[dict[str, Any]]) -> dict[str, float] | None:
+    views = [found["views"]["native"] for found in judgements if "native" in found["views"]]
+    times = [times for view in views if (times := view["effect"]["shift_over_noise"])]
+    if len(judgements) == 1:
+        return times[0] if times else None
+    return _as_dict(interval([found["value"] for found in times])) if times else None
 
 
 def _of_one(judgements: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -59,18 +59,37 @@ def short_of(pair: Figures) -> str:
 
 
 def verdict(summary: Figures) -> str:
-    """One sentence about one model, of `results.summaries`."""
+    """About one model, of `results.summaries`: what it sees, what is left, and what crops show of large pictures."""
     times, worst, nearest = summary["shift_over_noise"], summary["worst"], summary["nearest_noise"]
     if times is None or worst is None or nearest is None:
         return f"{summary['model']}: nothing could be told against noise."
     pictures = "the protected picture" if summary["pictures"] == 1 else f"{summary['pictures']} protected pictures"
-    return (
-        f"{_grade(times, nearest['over_noise'])}: {summary['model']} sees {pictures} "
-        f"{_between(times)} times as far from the original as random noise of the same size would put it; of "
-        f"{summary['changes']} changes {SUITE[worst['name']].words} leaves least of that, "
-        f"{_percent(worst['share_left'])}, and {SUITE[nearest['name']].words} least against noise, "
-        f"{_between(nearest['over_noise'])} times as far."
+    seen = (
+        f"{_grade(times, nearest['over_noise'])}: {summary['model']} sees {pictures} {_between(times)} times as far "
+        "from the original as random noise of the same size would put it."
     )
+    return " ".join(filter(None, (seen, _at_worst(summary), _cut(summary["native_shift_over_noise"]))))
+
+
+def _at_worst(summary: Figures) -> str:
+    """What a change is called may be any words, so it stands in brackets."""
+    worst, nearest = summary["worst"], summary["nearest_noise"]
+    left = f"leaves {_percent(worst['share_left'])} of that"
+    first = f"Of {summary['changes']} changes, the worst ({SUITE[worst['name']].words}) {left}"
+    over = f"{_between(nearest['over_noise'])} times as far"
+    if worst["name"] == nearest["name"]:
+        return f"{first}, {over} as noise that went the same way."
+    return (
+        f"{first}; against noise that went the same way, the worst ({SUITE[nearest['name']].words}) leaves it {over}."
+    )
+
+
+def _cut(native: Figures | None) -> str:
+    """Of pictures that the model sees reduced."""
+    if native is None:
+        return ""
+    bad = ": no protection of those beyond noise" if native["low"] <= NOTHING else ""
+    return f"That is of the picture reduced; in crops at its own scale it is {_between(native)} times as far{bad}."
 
 
 def imitated(found: Figures, style: Figures) -> str:
@@ -146,8 +165,13 @@ def numbers(found: Figures) -> list[str]:
         for model in pair["models"]:
             for view in model["views"].values():
                 lines += ["", f"{name}{model['model']}, {view['words']}", *_lines_of(view)]
+            lines += _not_measured(model["not_measured"])
         lines.append("")
-    return lines + [f"Not measured: {name}: {why}" for name, why in found["not_measured"].items()]
+    return lines + _not_measured(found["not_measured"])
+
+
+def _not_measured(reasons: Mapping[str, str]) -> list[str]:
+    return [f"Not measured: {SUITE[name].words if name in SUITE else name}: {why}" for name, why in reasons.items()]
 
 
 def _named(found: Figures) -> list[tuple[str, Figures]]:

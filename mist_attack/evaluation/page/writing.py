@@ -116,7 +116,7 @@ def _compared(pair: Pair) -> list[dict[str, Any]]:
     reduced = [image.resize(size, Image.Resampling.LANCZOS) for image in (before, after)]
     return [
         _pair(f"The picture, shown reduced to {size[0]} x {size[1]} pixels", *reduced),
-        _pair("Its middle, at its own scale", before.crop(box), after.crop(box)),
+        _pair(f"Its middle, {box[2] - box[0]} x {box[3] - box[1]} pixels", before.crop(box), after.crop(box)),
     ]
 
 

@@ -129,7 +129,8 @@ def test_the_last_result_is_evaluated_where_two_pictures_are(tab, saved, tmp_pat
         tab.wait_for(f"(document.querySelector('#mist_evaluate_{place} img') || {{}}).naturalWidth == 64")
     told = tab.evaluate(report)
     places = [told.index(words) for words in ("times as far from", "Changed by at most", "PSNR, dB:", '"format": 1')]
-    assert places == sorted(places)
+    assert places == sorted(places) and "Left from the original" in told
+    assert tab.evaluate("(e => e.scrollWidth <= e.clientWidth)(document.querySelector('#mist_report pre'))")
     assert len(saved()) == 1 and console(tab) == []
 
 
