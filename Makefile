@@ -3,7 +3,6 @@ VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-IMAGES ?= demo/original
 WORKERS ?= 2
 # Threads that wait briefly instead of spinning: a machine shared with others is several times faster.
 export GOMP_SPINCOUNT ?= 1000
@@ -21,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY) # protect three real pictures on the built-in demo model; IMAGES="a.png b.jpg" takes yours
 	$(BIN)/python -m mist_attack.demo.pictures demo/original
-	$(BIN)/mist protect $(IMAGES) --out demo --checkpoint demo --report demo/report.json
+	$(BIN)/mist protect $(or $(IMAGES),demo/original) --out demo --checkpoint demo --report demo/report.json
 	$(BIN)/python -m mist_attack.demo.contact_sheet demo/report.json
 	@echo "Look at demo/contact_sheet.png; the figures are in demo/report.json."
 

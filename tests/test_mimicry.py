@@ -246,9 +246,21 @@ def test_a_picture_is_learned_and_made_by_its_own_prompt():
     imitate(model, {"a": drawn()}, prompts, training, SIDE)
     names = {tuple(model.conditioning(name).flatten().tolist()): name for name in prompts}
     asked = [names[tuple(conditioning.flatten().tolist())] for conditioning in model.asked]
-    made = [name for name in prompts for _ in range(2)]
-    assert asked[:10] == made == asked[-10:]  # without a LoRA, and with it
-    assert len(asked) == 50 and set(asked[10:40]) == {"one", "two", "three"}
+    made = [name for name in ("one", "two", "three") for _ in range(2)]
+    assert asked[:6] == made == asked[-6:]  # without a LoRA, and with it
+    assert len(asked) == 42 and set(asked[6:36]) == {"one", "two", "three"}
+
+
+def test_pictures_that_are_made_together_are_those_made_one_by_one():
+    prompts = ["one", "two", "two", "one", "three"]
+    made = []
+    for batch in (1, 3):
+        training = Training(steps=1, batch=batch, seeds=(5,), pictures=8, sampling_steps=3)
+        made.append(imitate(Student(), {"a": drawn()}, prompts, training, SIDE)[UNTAUGHT][0])
+    assert [x.shape for x in made[1]] == [(1, 3, SIDE, SIDE)] * 8
+    assert len({x.flatten()[:999].numpy().tobytes() for x in made[1]}) == 8
+    for alone, together in zip(*made, strict=True):
+        assert (alone.int() - together.int()).abs().max() <= 1
 
 
 def test_pictures_of_any_size_become_squares_of_one():

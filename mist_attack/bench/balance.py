@@ -31,6 +31,8 @@ AFTER = (PLAIN, "half", "jpeg75", "jpeg50")
 SURVIVED = tuple(name for name, transform in SUITE.items() if not transform.denoiser and name != "crop")
 """Not a crop: what is left there is no longer where the target has it."""
 EACH = 4
+SHOWN = (MIST, *PRESETS)
+"""The ways that are reported; Mist's others are what they are compared with."""
 
 
 class Measured(NamedTuple):
@@ -39,7 +41,8 @@ class Measured(NamedTuple):
     seen: dict[str, float]
     off: dict[str, float]
     """Share of the distance to the target's latents that is gone, by transform."""
-    reached: Reach
+    reached: Reach | None
+    """None between Mist's 16 levels and the presets."""
 
 
 class Job(NamedTuple):
@@ -59,7 +62,7 @@ Rows = list[dict[str, Measured]]
 def worst(rows: Rows) -> Figures:
     """By way, the least median of what is still taken off after a transform of the suite, and the transform."""
     found: Figures = {}
-    for way in (MIST, *PRESETS):
+    for way in SHOWN:
         name, least = worst_median({name: [row[way].off[name] for row in rows] for name in SURVIVED})
         found[way] = {"transform": name, **least._asdict()}
     return found
@@ -98,29 +101,29 @@ def measured(job: Job) -> dict[str, Measured]:
     model = judges.loaded(job.checkpoint, job.device)
     made = {f"mist {levels}": by_mist(model, job.picture, "textural", levels) for levels in job.strengths}
     made |= {name: by_preset(model, job.picture, "textural", name) for name in PRESETS}
-    return {way: _measured(model, job, way, after) for way, after in made.items()}
-
-
-def _measured(model: Surrogate, job: Job, way: str, after: Tensor) -> Measured:
-    asked = job.after if way in (MIST, *PRESETS) else AFTER
-    return Measured(seen(job.picture, after), _off(model, job, asked, after), reach(model, job.picture, after))
-
-
-def _off(model: Surrogate, job: Job, names: Sequence[str], after: Tensor) -> dict[str, float]:
     height, width = job.picture.shape[2:]
-    return model.run(lambda ready: _off_within(ready, job, names, to_levels(after)), 1, height, width)
+    off = model.run(lambda ready: _off(ready, job, made), 1, height, width)
+    return {
+        way: Measured(seen(job.picture, after), off[way], reach(model, job.picture, after) if way in SHOWN else None)
+        for way, after in made.items()
+    }
 
 
 @torch.no_grad()
-def _off_within(ready: Surrogate, job: Job, names: Sequence[str], after: Tensor) -> dict[str, float]:
+def _off(ready: Surrogate, job: Job, made: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
     height, width = job.picture.shape[2:]
-    encode = lambda x: ready.encode(x.to(ready.device))  # noqa: E731
-    target = encode(pattern("lattice", height, width))
-    whole = (encode(job.picture) - target).square().mean()
-    changed = {name: after if name == PLAIN else transformed(name, after, ready) for name in names}
-    return {
-        name: 1 - float((encode(to_unit(levels)) - target).square().mean() / whole) for name, levels in changed.items()
-    }
+    target = ready.encode(pattern("lattice", height, width).to(ready.device))
+
+    def distance(x: Tensor) -> float:
+        return float((ready.encode(x.to(ready.device)) - target).square().mean())
+
+    def off(name: str, levels: Tensor) -> float:
+        changed = levels if name == PLAIN else transformed(name, levels, ready)
+        return 1 - distance(to_unit(changed)) / whole
+
+    whole = distance(job.picture)
+    asked = {way: job.after if way in SHOWN else AFTER for way in made}
+    return {way: {name: off(name, to_levels(after)) for name in asked[way]} for way, after in made.items()}
 
 
 def balance(rows: Sequence[Mapping[str, Measured]]) -> Figures:
@@ -149,5 +152,7 @@ def _over_equal(row: Mapping[str, Measured], preset: str) -> dict[str, float]:
 
 def _reached(one: Measured) -> dict[str, float]:
     """Where the model has a decoder, also what its reconstruction loses."""
+    if one.reached is None:
+        return {}
     found = {"times_noise": one.reached.times_noise}
     return found if one.reached.lost_db is None else found | {"lost_db": one.reached.lost_db}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..budget import to_levels
 from ..errors import CheckpointError
-from ..evaluation.effect import Trio, reconstruction_figures, shift_figures, target_figures
+from ..evaluation.effect import Latents, Trio, reconstruction_figures, shift_figures, target_figures, trio_latents
 from ..evaluation.sight import Sight, sights
 from ..randomness import noise_like
 from ..settings import Settings
@@ -38,14 +38,15 @@ def reach(model: Surrogate, before: Tensor, after: Tensor) -> Reach:
 
 
 def _reach(ready: Surrogate, whole: Sight, trio: Trio) -> Reach:
-    over = shift_figures(ready, whole, trio)["shift_over_noise"]
+    latents = trio_latents(ready, whole, trio)
+    over = shift_figures(latents)["shift_over_noise"]
     left = target_figures(ready, whole, trio, SETTINGS, None)["target_distance_left"]
-    return Reach(left, over["value"] if over else 0.0, _lost(ready, whole, trio))
+    return Reach(left, over["value"] if over else 0.0, _lost(ready, whole, trio.before, latents))
 
 
-def _lost(ready: Surrogate, whole: Sight, trio: Trio) -> float | None:
+def _lost(ready: Surrogate, whole: Sight, before: Tensor, latents: Latents) -> float | None:
     try:
-        figures, _ = reconstruction_figures(ready, whole, trio)
+        figures, _ = reconstruction_figures(ready, whole, before, latents)
     except CheckpointError:
         return None
     kept, left = figures["reconstruction_psnr_db_before"], figures["reconstruction_psnr_db_after"]

@@ -49,6 +49,8 @@ class Trio:
 
 
 Pictures = dict[str, Tensor]
+Latents = tuple[list[Tensor], list[Tensor], list[Tensor]]
+"""Of a trio: for each view, (1, C, h, w)."""
 
 
 @torch.no_grad()
@@ -56,10 +58,13 @@ def latents_of(surrogate: Surrogate, sight: Sight, levels: Tensor) -> list[Tenso
     return [surrogate.encode(look) for look in sight.looks(surrogate, levels)]
 
 
-@torch.no_grad()
-def shift_figures(surrogate: Surrogate, sight: Sight, trio: Trio) -> dict[str, Any]:
+def trio_latents(surrogate: Surrogate, sight: Sight, trio: Trio) -> Latents:
+    before, after, noisy = (latents_of(surrogate, sight, levels) for levels in trio.all)
+    return before, after, noisy
+
+
+def shift_figures(latents: Latents) -> dict[str, Any]:
     """How far the latents moved, in root mean squares."""
-    latents = [latents_of(surrogate, sight, levels) for levels in trio.all]
     moved, by_noise = shift(latents[0], latents[1]), shift(latents[0], latents[2])
     over = share(moved.sums, by_noise.sums)
     return {
@@ -70,11 +75,12 @@ def shift_figures(surrogate: Surrogate, sight: Sight, trio: Trio) -> dict[str, A
 
 
 @torch.no_grad()
-def reconstruction_figures(surrogate: Surrogate, sight: Sight, trio: Trio) -> tuple[dict[str, float | None], Pictures]:
+def reconstruction_figures(
+    surrogate: Surrogate, sight: Sight, before: Tensor, latents: Latents
+) -> tuple[dict[str, float | None], Pictures]:
     """What the decoder makes of each against the original. Raises CheckpointError where there is none."""
-    latents = [latents_of(surrogate, sight, levels) for levels in trio.all]
     kept = [[to_levels(surrogate.decode(z)) for z in views] for views in latents]
-    originals = [to_levels(look) for look in sight.looks(surrogate, trio.before)]
+    originals = [to_levels(look) for look in sight.looks(surrogate, before)]
     quality = [_mean_psnr(originals, views) for views in kept]
     names = [f"reconstruction_psnr_db_{name}" for name in ("before", "after", "of_noise")]
     pictures = {"reconstruction_before": kept[0][0].cpu(), "reconstruction_after": kept[1][0].cpu()}
@@ -103,15 +109,14 @@ def target_figures(
 
 @torch.no_grad()
 def denoising_figures(
-    surrogate: Surrogate, sight: Sight, trio: Trio, seed: int, conditioning: Conditioning
+    surrogate: Surrogate, latents: Latents, seed: int, conditioning: Conditioning
 ) -> list[dict[str, float]]:
-    """The denoising loss of each in every band of the schedule, all by the same draws."""
+    """The denoising loss of each of a whole picture in every band of the schedule, all by the same draws."""
     semantic = Semantic(surrogate, conditioning)
     shares = [band for band in BANDS for _ in range(DRAWS)]
     losses = []
-    for levels in trio.all:
-        (latents,) = latents_of(surrogate, sight, levels)
-        losses.append(torch.stack(semantic.losses(latents, seed, shares)).view(len(BANDS), DRAWS).mean(1).tolist())
+    for (whole,) in latents:
+        losses.append(torch.stack(semantic.losses(whole, seed, shares)).view(len(BANDS), DRAWS).mean(1).tolist())
     length = len(surrogate.sigmas)
     return [
         {"timestep": int(band * length), "before": a, "after": b, "of_noise": c, "gap": b - a, "gap_of_noise": c - a}

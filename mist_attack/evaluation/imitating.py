@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -191,12 +191,22 @@ class _Studio:
     def _pictures(self, ready: Surrogate, like: Tensor, seed: int) -> list[Tensor]:
         """By the pictures' prompts in turn, the same noise for each set."""
         generator, steps = seeded(ready.device, seed), self.training.sampling_steps
-        made: list[Tensor] = []
-        for i in range(self.training.pictures):
+        asked = [self.prompts[i % len(self.prompts)] for i in range(self.training.pictures)]
+        noises = [normal(like, generator) for _ in asked]
+        made: dict[int, Tensor] = {}
+        for prompt, members in self._batches(asked):
             self.on_part(f"pictures of seed {seed}")
-            conditioning = self.conditionings[self.prompts[i % len(self.prompts)]]
-            made.append(_levels(sample(ready, normal(like, generator), conditioning, steps)))
-        return made
+            noise = torch.cat([noises[i] for i in members])
+            pictures = _levels(sample(ready, noise, self.conditionings[prompt], steps))
+            made |= dict(zip(members, pictures.split(1), strict=True))
+        return [made[i] for i in range(len(asked))]
+
+    def _batches(self, asked: Sequence[str]) -> Iterator[tuple[str, list[int]]]:
+        """Of pictures that share a prompt, as many as are trained on at once."""
+        for prompt in dict.fromkeys(asked):
+            members = [i for i, other in enumerate(asked) if other == prompt]
+            for start in range(0, len(members), self.training.batch):
+                yield prompt, members[start : start + self.training.batch]
 
 
 @torch.no_grad()

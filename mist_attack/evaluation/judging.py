@@ -14,6 +14,7 @@ from ..settings import Settings
 from ..surrogate import Conditioning, Surrogate
 from .effect import (
     STRENGTHS,
+    Latents,
     OnPart,
     Pictures,
     Trio,
@@ -22,6 +23,7 @@ from .effect import (
     reconstruction_figures,
     shift_figures,
     target_figures,
+    trio_latents,
     variation_figures,
 )
 from .sight import Sight, sights
@@ -112,7 +114,8 @@ class _Job:
 
     def run(self, ready: Surrogate) -> Judgement:
         pictures: Pictures = {}
-        views = {sight.name: self._view(ready, sight, pictures) for sight in self.seen}
+        latents = {sight.name: self._latents(ready, sight) for sight in self.seen}
+        views = {sight.name: self._view(ready, sight, latents[sight.name], pictures) for sight in self.seen}
         missing = {name: words for view in views.values() for name, words in view.pop("not_measured").items()}
         figures = {
             "model": ready.name,
@@ -122,18 +125,21 @@ class _Job:
             **dict.fromkeys(("denoising", "img2img", "inpainting")),
         }
         if len(ready.sigmas) > 0:
-            figures |= self._denoiser(ready, pictures)
+            figures |= self._denoiser(ready, latents[self.seen[0].name], pictures)
         else:
             missing |= dict.fromkeys(("denoising", "img2img", "inpainting"), NEEDS_DENOISER)
         return Judgement(figures | {"not_measured": missing}, pictures)
 
-    def _view(self, ready: Surrogate, sight: Sight, pictures: Pictures) -> dict[str, Any]:
+    def _latents(self, ready: Surrogate, sight: Sight) -> Latents:
         self.on_part(f"latents of {sight.words}")
-        effect = shift_figures(ready, sight, self.trio)
+        return trio_latents(ready, sight, self.trio)
+
+    def _view(self, ready: Surrogate, sight: Sight, latents: Latents, pictures: Pictures) -> dict[str, Any]:
+        effect = shift_figures(latents)
         effect |= target_figures(ready, sight, self.trio, self.settings, self.target)
-        survival, missing = survival_figures(ready, sight, self.trio, self.conditioning, self.on_part)
+        survival, missing = survival_figures(ready, sight, self.trio, latents, self.conditioning, self.on_part)
         try:
-            figures, made = reconstruction_figures(ready, sight, self.trio)
+            figures, made = reconstruction_figures(ready, sight, self.trio.before, latents)
         except CheckpointError as error:  # an encoder without its decoder
             missing["reconstruction"] = str(error)
         else:
@@ -141,10 +147,10 @@ class _Job:
             pictures |= {name: picture for name, picture in made.items() if name not in pictures}  # the whole's
         return {"words": sight.words, "effect": effect, "survival": survival, "not_measured": missing}
 
-    def _denoiser(self, ready: Surrogate, pictures: Pictures) -> dict[str, Any]:
+    def _denoiser(self, ready: Surrogate, latents: Latents, pictures: Pictures) -> dict[str, Any]:
         whole, seed = self.seen[0], self.settings.seed
         self.on_part("denoising loss")
-        denoising = denoising_figures(ready, whole, self.trio, seed, self.conditioning)
+        denoising = denoising_figures(ready, latents, seed, self.conditioning)
         varied = [self._keeping(pictures, self._variation(ready, strength)) for strength in STRENGTHS]
         self.on_part("inpainting")
         painted = self._keeping(pictures, inpainting_figures(ready, whole, self.trio, seed, self.conditioning))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..budget import to_levels, to_unit
 from ..surrogate import Conditioning, Surrogate
-from .effect import OnPart, Trio, latents_of
+from .effect import Latents, OnPart, Trio, latents_of
 from .intervals import share, worst
 from .sight import Shift, Sight, shift
 from .transforms import SUITE, NotMeasuredError, Transform, transformed
@@ -22,13 +22,12 @@ WORST, NEAREST = "worst", "nearest_noise"
 
 @torch.no_grad()
 def survival_figures(
-    surrogate: Surrogate, sight: Sight, trio: Trio, conditioning: Conditioning, on_part: OnPart
+    surrogate: Surrogate, sight: Sight, trio: Trio, latents: Latents, conditioning: Conditioning, on_part: OnPart
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """By the transform's name: shift left, shift of noise, share_left and over_noise with their intervals. Under
     WORST the one of which least is left, under NEAREST the one that leaves least against noise. And why others were not
     measured."""
-    first, second, _ = (latents_of(surrogate, sight, levels) for levels in trio.all)
-    whole = shift(first, second)
+    whole = shift(latents[0], latents[1])
     found, missing, sums = dict[str, dict[str, Any]](), dict[str, str](), dict[str, tuple[np.ndarray, np.ndarray]]()
     for transform in SUITE.values():
         on_part(transform.words)

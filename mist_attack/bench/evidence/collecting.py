@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +13,8 @@ from torch import Tensor
 
 from ...budget import to_levels
 from ...demo import generated
-from ...evaluation.imitating import LEAST, Training
-from ...evaluation.mimicry import mimicry
+from ...evaluation.imitating import LEAST, Imitations, Training, imitate, require_student
+from ...evaluation.mimicry import ORIGINALS, style_figures
 from ...evaluation.transforms import NotMeasuredError
 from .. import balance, fused, judges, unseen
 from ..asked import Asked, Say
@@ -114,14 +116,24 @@ def whole_models(asked: Asked) -> dict[Path, str]:
     return demo_names() | ({real: f"{short(real)}_denoiser"} if real is not None and has else {})
 
 
-class Imitated(NamedTuple):
-    """One model and one style, to be imitated from every method's pictures."""
+class Unprotected(NamedTuple):
+    """A picture of the style, to be protected against one model by one method."""
 
     checkpoint: Path
-    model: str
     device: torch.device
-    pictures: Sequence[Tensor]
-    prompt: str
+    picture: Tensor
+    method: str
+
+
+class Imitator(NamedTuple):
+    """Who fine-tunes one LoRA on the originals, or on a method's pictures."""
+
+    checkpoint: Path
+    device: torch.device
+    name: str
+    pictures: list[Tensor]
+    """Levels, (1, 3, STYLE_SIDE, STYLE_SIDE) uint8."""
+    seed: int
 
 
 def imitation(asked: Asked, say: Say) -> Iterator[Flat]:
@@ -130,11 +142,14 @@ def imitation(asked: Asked, say: Say) -> Iterator[Flat]:
     if pictures is None:
         say(f"mimicry: not measured, it needs {LEAST} pictures of one kind")
         return
-    named = whole_models(asked)
-    jobs = [Imitated(path, name, asked.device, pictures, PROMPT) for path, name in named.items()]
     with on_processes(asked.device) as processes:
-        for job, found in zip(jobs, processes.map(imitated, jobs), strict=True):
-            say(f"mimicry, {job.model}: {found or 'not measured'}")
+        for path, model in whole_models(asked).items():
+            try:
+                found = _mimicry(path, model, pictures, asked.device, processes)
+            except NotMeasuredError as error:
+                say(f"mimicry, {model}: not measured, {error}")
+                continue
+            say(f"mimicry, {model}: {found}")
             yield found
 
 
@@ -146,28 +161,42 @@ def _style(asked: Asked) -> list[Tensor] | None:
     return next((pictures for pictures in kinds if len(pictures) >= LEAST), None)
 
 
-def imitated(job: Imitated) -> Flat:
+def _mimicry(path: Path, model: str, pictures: list[Tensor], device: torch.device, processes: Executor) -> Flat:
     """style_distance: of the pictures by a LoRA of the protected ones over that of the originals' (more is better
-    protected); model and originals: over that of the model as it is (below 1: the LoRA learned the style)."""
-    model: Any = judges.whole(job.checkpoint, job.device)
-    protected = {method: [_protected(model, x, method) for x in job.pictures] for method in METHODS}
-    originals = [to_levels(x) for x in job.pictures]
-    prompts = [job.prompt] * len(originals)
-    try:
-        found = mimicry(model, originals, protected, prompts, TRAINING, working_size=STYLE_SIDE).figures
-    except NotMeasuredError:
-        return {}
-    style = found["styles"][0]
-    flat = told("originals", job.model, {"style_distance_over_model": _ends(style["originals_over_model"])})
+    protected); model and originals: over that of the model as it is (below 1: the LoRA learned the style). Raises
+    NotMeasuredError."""
+    surrogate: Any = judges.whole(path, device)
+    require_student(surrogate)
+    asked = [Unprotected(path, device, x, method) for method in METHODS for x in pictures]
+    after = processes.map(protected, asked)
+    originals = [to_levels(x) for x in pictures]
+    sets = {ORIGINALS: originals} | {method: [next(after) for _ in pictures] for method in METHODS}
+    imitators = [Imitator(path, device, name, sets[name], seed) for name in sets for seed in TRAINING.seeds]
+    made: Imitations = {}
+    for one in processes.map(imitated, imitators):
+        for name, seeds in one.items():
+            made.setdefault(name, []).extend(seeds)
+    style = style_figures(surrogate, originals, made)
+    flat = told("originals", model, {"style_distance_over_model": _ends(style["originals_over_model"])})
     for method, ratios in style["protected"].items():
         figures = {f"style_distance_{name}": _ends(values) for name, values in ratios.items()}
-        flat |= told(method, job.model, figures)
+        flat |= told(method, model, figures)
     return flat
 
 
-def _protected(model: Any, picture: Tensor, method: str) -> Tensor:
-    after = by_mist(model, picture, "fused", 16) if method == "mist" else by_preset(model, picture, "fused", method)
-    return to_levels(after)
+def protected(job: Unprotected) -> Tensor:
+    """(1, 3, STYLE_SIDE, STYLE_SIDE) uint8."""
+    model: Any = judges.whole(job.checkpoint, job.device)
+    if job.method == "mist":
+        return to_levels(by_mist(model, job.picture, "fused", 16))
+    return to_levels(by_preset(model, job.picture, "fused", job.method))
+
+
+def imitated(job: Imitator) -> Imitations:
+    """With the originals' also those of the model without a LoRA."""
+    model: Any = judges.whole(job.checkpoint, job.device)
+    prompts, training = [PROMPT] * len(job.pictures), replace(TRAINING, seeds=(job.seed,))
+    return imitate(model, {job.name: job.pictures}, prompts, training, STYLE_SIDE, untaught=job.name == ORIGINALS)
 
 
 def _ends(ratio: Mapping[str, float]) -> dict[str, float]:
