@@ -46,8 +46,8 @@ host-tests: $(READY) # the same promises in real hosts: COMFYUI_DIR, WEBUI_DIR, 
 gpu-check: $(READY) # all that a card must show, in six minutes, into bench/results-gpu.json; COMFYUI_DIR: also there
 	$(BIN)/python -m mist_attack.bench.gpu $(ARGS)
 
-bench: $(READY) # what a step costs against Mist's own, into bench/results.json
-	$(BIN)/mist bench --out bench/results.json
+bench: $(READY) # what protection costs against Mist's own loop, into bench/results.json; REAL=folder
+	$(BIN)/mist bench --out bench/results.json $(if $(REAL),--real $(REAL))
 
 evidence: $(READY) # every figure that is claimed about protection, measured again; IMAGES=folder, REAL=folder
 	$(BIN)/python -m mist_attack.bench.evidence $(if $(IMAGES),--images $(IMAGES)) $(if $(REAL),--real $(REAL))

@@ -1,6 +1,7 @@
 """The benchmark's parts: what it compares with is what it says, and what it measures it measures."""
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -10,11 +11,18 @@ from fakes.toy import ToySurrogate
 from bench import readme_figures
 from mist_attack.bench import baseline, command, gallery, machines, meters, quality, tiles
 from mist_attack.bench.asked import Asked
+from mist_attack.bench.balance import taken_off
 from mist_attack.bench.baseline import MistV1, MistV1Fixed, MistV1Once, as_published, mist_v1
 from mist_attack.bench.cost import Variant, bare_step, our_cycle, our_step, seconds
 from mist_attack.bench.evidence.tables import page_section
+from mist_attack.bench.halving import LADDER, One, by_steps
+from mist_attack.bench.ways import MIST
+from mist_attack.budget import to_levels
+from mist_attack.command.main import main
+from mist_attack.evaluation.transforms import transformed
 from mist_attack.hosts.headless import diffusers
 from mist_attack.hosts.headless.checkpoints import find_checkpoint
+from mist_attack.objectives import ESTIMATES
 from mist_attack.settings import Settings
 from mist_attack.targets import pattern
 
@@ -275,6 +283,53 @@ def test_the_time_to_equal_protection_follows_from_cost_and_steps():
         "time_ratio_to_equal_protection": pytest.approx(5.0 * 100 / 15),
     }
     assert command.together({"steps_to_mist_100_fused": None, "steps_to_mist_100_textural": 12}) == {}
+
+
+def test_the_time_to_equal_strength_after_a_halving_follows_from_cost_and_steps():
+    figures = {"steps_to_mist_100_halved": 6, "step_ratio_amortised_512": 5.0}
+    assert command.together(figures) == {"time_ratio_to_equal_halved": pytest.approx(5.0 * 100 / 6)}
+    assert command.together(figures | {"steps_to_mist_100_halved": None}) == {}
+
+
+def test_the_steps_that_are_enough_after_a_halving_are_as_strong_and_no_more_visible():
+    """Of three pictures: the medians of the ratios and of the differences in PSNR."""
+
+    def row(offs, psnr_db=27.0):
+        return {MIST: One(26.0, 0.5)} | {str(n): One(psnr_db, off) for n, off in zip(LADDER, offs, strict=True)}
+
+    rows = [row((0.1, 0.45, 0.5, 0.6, 0.6)), row((0.2, 0.5, 0.55, 0.6, 0.6)), row((0.3, 0.4, 0.6, 0.6, 0.6))]
+    found = by_steps(rows)
+    assert found["steps_to_mist_100_halved"] == LADDER[2] and LADDER[2] % ESTIMATES["amortised"].steps == 0
+    assert found["halved_by_steps"][str(LADDER[1])]["off_over_mist"]["median"] == pytest.approx(0.9)
+    assert found["halved_by_steps"][str(LADDER[1])]["psnr_db_more"] == pytest.approx(1.0)
+    assert by_steps([row((0.1, 0.2, 0.6, 0.6, 0.6), psnr_db=25.9)])["steps_to_mist_100_halved"] is None
+    assert by_steps([row((0.1, 0.2, 0.3, 0.4, 0.45))])["steps_to_mist_100_halved"] is None
+
+
+def test_what_is_taken_off_after_a_halving_is_measured_on_the_picture_as_it_is_published():
+    picture = to_levels(image() / 2 + 0.5) / 255
+    target = pattern("lattice", SIDE, SIDE)
+    halfway = to_levels((picture + target) / 2) / 255
+    pool = partial(torch.nn.functional.avg_pool2d, kernel_size=2)
+    model = SimpleNamespace(device=picture.device, encode=pool)
+    found = taken_off(
+        model, picture, {"same": picture, "halfway": halfway}, dict.fromkeys(("same", "halfway"), ("plain", "half"))
+    )
+    whole, left = ((pool(x) - pool(target)).square().mean() for x in (picture, halfway))
+    assert found["halfway"]["plain"] == pytest.approx(1 - float(left / whole), abs=1e-6)
+    assert found["same"]["plain"] == pytest.approx(0, abs=1e-6)
+    halved = transformed("half", to_levels(halfway)) / 255
+    expected = 1 - float((pool(halved) - pool(target)).square().mean() / whole)
+    assert found["halfway"]["half"] == pytest.approx(expected, abs=1e-6) != found["halfway"]["plain"]
+
+
+def test_by_itself_the_bench_measures_what_protection_costs(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(command, "run", lambda given, out, parts: asked.append(parts))
+    assert main(["bench", "--out", str(tmp_path / "a.json")]) == 0
+    main(["bench", "--out", str(tmp_path / "a.json"), "--only", "visibility", "survival"])
+    assert asked[1] == ["visibility", "survival"]
+    assert asked[0] == [name for name in command.PARTS if name not in ("visibility", "survival", "real")]
 
 
 @pytest.fixture

@@ -76,6 +76,15 @@ def judge_of(asked: Asked, say: Say) -> Path | None:
     return found[0] if found else None
 
 
+def with_denoiser(asked: Asked, say: Say) -> Path | None:
+    """The same, where there is the denoiser that we trained on its latents."""
+    judge = judge_of(asked, say)
+    if judge is None or len(judges.whole(judge, asked.device).sigmas) > 0:
+        return judge
+    say(f"not measured: there is no denoiser for {judge.stem}")
+    return None
+
+
 def jobs_for(
     asked: Asked, judge: Path, after: tuple[str, ...], strengths: tuple[int, ...] = tuple(LADDER), each: int = EACH
 ) -> list[Job]:
@@ -102,7 +111,8 @@ def measured(job: Job) -> dict[str, Measured]:
     made = {f"mist {levels}": by_mist(model, job.picture, "textural", levels) for levels in job.strengths}
     made |= {name: by_preset(model, job.picture, "textural", name) for name in PRESETS}
     height, width = job.picture.shape[2:]
-    off = model.run(lambda ready: _off(ready, job, made), 1, height, width)
+    asked = {way: job.after if way in SHOWN else AFTER for way in made}
+    off = model.run(lambda ready: taken_off(ready, job.picture, made, asked), 1, height, width)
     return {
         way: Measured(seen(job.picture, after), off[way], reach(model, job.picture, after) if way in SHOWN else None)
         for way, after in made.items()
@@ -110,8 +120,12 @@ def measured(job: Job) -> dict[str, Measured]:
 
 
 @torch.no_grad()
-def _off(ready: Surrogate, job: Job, made: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
-    height, width = job.picture.shape[2:]
+def taken_off(
+    ready: Surrogate, picture: Tensor, made: Mapping[str, Tensor], after: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, float]]:
+    """Share of the distance to the target's latents that is gone, by way and by the transform that came after it, PLAIN
+    among them. picture and what was made of it: (1, 3, H, W) in [0, 1]. Within `Surrogate.run`."""
+    height, width = picture.shape[2:]
     target = ready.encode(pattern("lattice", height, width).to(ready.device))
 
     def distance(x: Tensor) -> float:
@@ -121,9 +135,8 @@ def _off(ready: Surrogate, job: Job, made: Mapping[str, Tensor]) -> dict[str, di
         changed = levels if name == PLAIN else transformed(name, levels, ready)
         return 1 - distance(to_unit(changed)) / whole
 
-    whole = distance(job.picture)
-    asked = {way: job.after if way in SHOWN else AFTER for way in made}
-    return {way: {name: off(name, to_levels(after)) for name in asked[way]} for way, after in made.items()}
+    whole = distance(picture)
+    return {way: {name: off(name, to_levels(x)) for name in after[way]} for way, x in made.items()}
 
 
 def balance(rows: Sequence[Mapping[str, Measured]]) -> Figures:

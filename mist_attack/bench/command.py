@@ -18,7 +18,7 @@ from ..hosts.headless import diffusers
 from ..hosts.headless.checkpoints import demo_models, find_checkpoint
 from ..settings import Settings, resolve
 from ..surrogate import Objective, Surrogate
-from . import cost, gallery, machines, quality, real, tiles, unseen
+from . import cost, gallery, halving, machines, quality, real, tiles, unseen
 from .asked import Asked, Figures, Part, Say
 from .evidence import collecting as evidence
 from .evidence import tables
@@ -185,7 +185,13 @@ def _matched_on(
 
 
 PARTS: dict[str, Part] = {"visibility": evidence.visibility, "survival": evidence.survival, "real": real.figures}
-PARTS |= {"steps": steps, "tiles": tiles.figures, "gallery": gallery.figures, "scaling": scaling}
+PARTS |= {
+    "steps": steps,
+    "halving": halving.figures,
+    "tiles": tiles.figures,
+    "gallery": gallery.figures,
+    "scaling": scaling,
+}
 PARTS |= {f"{name}{side}": part(side) for side in SIDES for name, part in (("costs", costs), ("peaks", peaks))}
 
 
@@ -201,4 +207,8 @@ def together(figures: Figures) -> Figures:
         step_ratio = figures.get(f"step_ratio_{resolve(PRESET).gradient}_512")
         if step_ratio is not None:
             found["time_ratio_to_equal_protection"] = step_ratio * quality.MIST_STEPS / found["steps_to_mist_100"]
+    halved = figures.get("steps_to_mist_100_halved")
+    step_ratio = figures.get(f"step_ratio_{resolve(halving.PRESET).gradient}_512")
+    if halved is not None and step_ratio is not None:
+        found["time_ratio_to_equal_halved"] = step_ratio * quality.MIST_STEPS / halved
     return found

@@ -26,8 +26,10 @@ def by_mist(model: Any, picture: Tensor, objective: Objective, levels: int) -> T
     return published(model, picture, objective, LADDER[levels], levels)
 
 
-def by_preset(model: Any, picture: Tensor, objective: Objective, preset: str) -> Tensor:
-    settings = resolve(preset, {"objective": objective, "working_size": max(picture.shape[2:])})
+def by_preset(model: Any, picture: Tensor, objective: Objective, preset: str, **controls: Any) -> Tensor:
+    """controls: that are other than the preset's."""
+    asked = {"objective": objective, "working_size": max(picture.shape[2:])} | controls
+    settings = resolve(preset, asked)
     return protect(picture, model, settings).images
 
 

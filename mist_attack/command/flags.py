@@ -13,11 +13,12 @@ from . import mimicry, mist_v2
 from .flag import Parser, a_name, a_path, add_control
 
 FORMATS = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}
+JUDGED_PARTS = ("visibility", "survival", "real")
+"""What a protection is worth, which takes an hour by itself: measured where it is named."""
 BENCH_PARTS = (
-    "visibility",
-    "survival",
-    "real",
+    *JUDGED_PARTS,
     "steps",
+    "halving",
     "tiles",
     "gallery",
     "scaling",
@@ -232,7 +233,7 @@ def _add_bench_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=a_path, metavar="FILE.json", help="default bench/results.json, or results-gpu.json"
     )
-    parts = f"of {', '.join(BENCH_PARTS)}; gpu: of {', '.join(GPU_PARTS)}"
+    parts = f"of {', '.join(BENCH_PARTS)} (default: all but {', '.join(JUDGED_PARTS)}); gpu: of {', '.join(GPU_PARTS)}"
     parser.add_argument("--only", nargs="+", choices=(*BENCH_PARTS, *GPU_PARTS), metavar="PART", help=parts)
     parser.add_argument("--rounds", type=int, default=3, help="repetitions of each way, in turns (default 3)")
     _add_judging_flags(parser)

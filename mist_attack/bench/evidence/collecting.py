@@ -111,9 +111,8 @@ def _fused(figures: Mapping[str, float]) -> dict[str, float]:
 
 def whole_models(asked: Asked) -> dict[Path, str]:
     """The demo models, and where it is the real autoencoder with the denoiser that we trained on its latents."""
-    real = balance.judge_of(asked, lambda _: None)
-    has = real is not None and len(judges.whole(real, asked.device).sigmas) > 0
-    return demo_names() | ({real: f"{short(real)}_denoiser"} if real is not None and has else {})
+    real = balance.with_denoiser(asked, lambda _: None)
+    return demo_names() | ({real: f"{short(real)}_denoiser"} if real is not None else {})
 
 
 class Unprotected(NamedTuple):
