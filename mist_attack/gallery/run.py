@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 from collections import deque
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import MistError, OutputError
 from ..runners.protocol import Runner
 from .journal import Journal, Say
-from .manifest import MAX_DEATHS, Manifest, NoManifest, Row, opened, sha256
+from .ledger import Ledger
+from .manifest import MAX_DEATHS, Manifest, NoManifest, opened
 from .naming import Work
 from .request import Policy, Request, name_of, task_for
 from .task import Outcome, Result
@@ -59,6 +59,7 @@ class _Run:
     ) -> None:
         self.request, self.runner, self.policy, self.manifest = request, runner, policy, manifest
         self.journal = Journal(report, len(request.works), say, complain)
+        self.ledger = Ledger(request, manifest, self.journal)
         self.queue = deque(self._ordered())
         self.flying: dict[str, tuple[Work, dict[str, Any]]] = {}
         self.tries: dict[str, int] = {}
@@ -101,7 +102,7 @@ class _Run:
             task, facts = task_for(self.request, work)
             if not self.policy.force:
                 if line := self.manifest.done(name, facts["key"]):
-                    return self._skip(work, line)
+                    return self.ledger.skip(work, line)
                 if self.manifest.deaths(name) >= MAX_DEATHS:
                     return self._give_up(work, facts)
             if self.begun == self.policy.limit:
@@ -154,11 +155,10 @@ class _Run:
             self.request.storage.write(name, result.data)
         except OutputError as error:
             return self._fail(work, facts, str(error))
-        facts = {**facts, "output_sha256": sha256(result.data), **result.environment}
-        self._finish(Row(*self._names(work), "protected", None, result.report, result.notices, facts), name)
+        self.ledger.keep(work, facts, result)
 
     def _fail(self, work: Work, facts: dict[str, Any], error: str) -> None:
-        self._finish(Row(*self._names(work), error=error, facts=facts), name_of(self.request, work))
+        self.ledger.fail(work, facts, error)
         self.stopped |= self.policy.fail_fast
 
     def _give_up(self, work: Work, facts: dict[str, Any], error: str | None = None) -> None:
@@ -166,34 +166,14 @@ class _Run:
         message = f"{work.source}: its worker died {MAX_DEATHS} times{why}. It is left out; --force tries it again."
         self._fail(work, {**facts, "deaths": MAX_DEATHS}, message)
 
-    def _skip(self, work: Work, line: dict[str, Any]) -> None:
-        if line["status"] == "failed":
-            self.journal.add(Row(*self._names(work), "failed", line["error"]))
-            return
-        report = {**line["report"], "settings": line["settings"]}
-        self.journal.add(Row(*self._names(work), "skipped", None, report, line["notices"]))
-
-    def _finish(self, row: Row, name: str) -> None:
-        try:
-            self.manifest.finish(name, row)
-        except OutputError as error:  # the picture is there, but the next run will not know
-            row = replace(row, status="failed", error=str(error), report=None)
-        self.journal.add(row)
-
-    def _names(self, work: Work) -> tuple[str, str | None]:
-        name = name_of(self.request, work)
-        return str(work.source), None if work.refused else self.request.storage.shown(name)
-
     def _wind_up(self) -> None:
         """On every exit: nothing in the air counts as done or as dead, and the manifest is whole."""
         try:
             for name in self.flying:
                 self.manifest.leave(name)
             for name, source in self.manifest.lost():
-                error = "its result was removed while the run went on; run it again"
-                self._finish(Row(source, self.request.storage.shown(name), error=error), name)
+                self.ledger.lose(name, source)
             self.manifest.merge()
         except OutputError as error:
             self.journal.failed(str(error))
-        self.journal.pass_over(self.request.passed)
-        self.journal.close()
+        self.ledger.close()

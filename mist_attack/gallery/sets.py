@@ -20,7 +20,8 @@ from ..sets.alternation import Member, OnSetStep, SetProtection
 from ..sets.learning import State
 from ..sets.settings import SetSettings, require_possible
 from .journal import Journal, Say
-from .manifest import STATE, Manifest, Row, opened, sha256
+from .ledger import Ledger
+from .manifest import STATE, Manifest, opened, sha256
 from .naming import Work
 from .request import Request, name_of, task_for
 from .storage import Storage
@@ -146,6 +147,7 @@ def run(
 class _SetRun:
     def __init__(self, request: Request, chosen: SetSettings, manifest: Manifest, journal: Journal, say: Say) -> None:
         self.request, self.chosen, self.manifest, self.journal, self.say = request, chosen, manifest, journal, say
+        self.ledger = Ledger(request, manifest, journal)
         self.entries: dict[str, Entry] = {}
 
     def go(self, loading: Callable[[], Model], on_step: OnSetStep, *, force: bool) -> list[str]:
@@ -171,7 +173,7 @@ class _SetRun:
             task, facts = task_for(self.request, work)
             height, width = ready(task)[0].images.shape[2:]
         except MistError as error:
-            return self._fail(work, facts, str(error))
+            return self.ledger.fail(work, facts, str(error))
         self.entries[name_of(self.request, work)] = Entry(work, facts, height, width, task.settings.prompt)
 
     def _key(self) -> str:
@@ -190,9 +192,7 @@ class _SetRun:
             return False
         for name, line in lines.items():
             assert line is not None
-            told = {**line["report"], "settings": line["settings"]}
-            row = Row(*self._names(self.entries[name].work), "skipped", None, told, line["notices"])
-            self.journal.add(row)
+            self.ledger.skip(self.entries[name].work, line)
         return True
 
     def _protect(self, keep: OnDisk, loading: Callable[[], Model], on_step: OnSetStep) -> bool:
@@ -246,39 +246,20 @@ class _SetRun:
             found, where = opened_picture(task), environment(model.surrogate)
             outcome = filing(Computed(task, found, protected.images, protected.reports[0], where))
             if outcome.result is None:
-                return self._fail(entry.work, entry.facts, outcome.error or "failed")
+                return self.ledger.fail(entry.work, entry.facts, outcome.error or "failed")
             self.manifest.begin(name, counted=False)
             self.request.storage.write(name, outcome.result.data)
         except MistError as error:
-            return self._fail(entry.work, entry.facts, str(error))
-        result = outcome.result
-        facts = {**entry.facts, "output_sha256": sha256(result.data), **result.environment}
-        if protected.reports[0].stopped:
-            facts["key"] = None  # it is not done
-        self._finish(Row(*self._names(entry.work), "protected", None, result.report, result.notices, facts), name)
+            return self.ledger.fail(entry.work, entry.facts, str(error))
+        undone = {"key": None} if protected.reports[0].stopped else {}
+        self.ledger.keep(entry.work, entry.facts | undone, outcome.result)
 
     def _failed(self, name: str, error: str) -> None:
-        entry = self.entries[name]
-        self._fail(entry.work, entry.facts, error)
-
-    def _fail(self, work: Work, facts: dict[str, Any], error: str) -> None:
-        self._finish(Row(*self._names(work), error=error, facts=facts), name_of(self.request, work))
-
-    def _finish(self, row: Row, name: str) -> None:
-        try:
-            self.manifest.finish(name, row)
-        except OutputError as error:  # the picture is there, but the next run will not know
-            row = replace(row, status="failed", error=str(error), report=None)
-        self.journal.add(row)
-
-    def _names(self, work: Work) -> tuple[str, str | None]:
-        name = name_of(self.request, work)
-        return str(work.source), None if work.refused else self.request.storage.shown(name)
+        self.ledger.fail(self.entries[name].work, self.entries[name].facts, error)
 
     def _wind_up(self) -> None:
         try:
             self.manifest.merge()
         except OutputError as error:
             self.journal.failed(str(error))
-        self.journal.pass_over(self.request.passed)
-        self.journal.close()
+        self.ledger.close()
