@@ -1,6 +1,7 @@
 """The evidence: figures under names, tables from them, and nothing filled in."""
 
 import json
+from pathlib import Path
 from statistics import median
 
 import pytest
@@ -126,6 +127,20 @@ def test_parts_are_written_one_by_one_and_what_was_measured_earlier_stays(tmp_pa
     assert found["about"]["not_measured"] == ["fused", "mimicry", judges.NOT_MEASURED]
     html = (tmp_path / "index.html").read_text()
     assert "Not measured: fused; mimicry" in html and "<script" not in html and "http" not in html.split("</style>")[1]
+
+
+def test_large_pictures_have_a_column_of_their_own_and_no_claim_at_equal_psnr(tmp_path, monkeypatch):
+    asked = []
+    plain = [{way: one for way, one in row.items() if way == "mist 16" or not way.startswith("mist")} for row in rows()]
+    monkeypatch.setattr(balance, "judge_of", lambda *_: Path("taef2_encoder.pth"))
+    monkeypatch.setattr(balance, "jobs_for", lambda *given, **more: asked.append((given, more)))
+    monkeypatch.setattr(balance, "measured_on", lambda *_: plain)
+    found = evidence.measure(ASKED, tmp_path, ["large"], print)
+    [((given, *rest), each)] = asked
+    assert given.side == 512 and rest[1:] == [balance.AFTER, (16,)] and each == {"each": 1}
+    assert found["default.taken_off.taef2_512"] == pytest.approx(0.385)
+    assert not any("over_mist" in name for name in found)
+    assert "TAEF2 at 512 px" in tables.page_section(found)
 
 
 def test_a_models_figures_are_written_before_the_next_ones_are_measured(tmp_path, monkeypatch):

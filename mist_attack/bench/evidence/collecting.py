@@ -24,6 +24,7 @@ from .flat import METHODS, Flat, medians, told
 
 EVERYTHING = (balance.PLAIN, *balance.SURVIVED)
 DEMO_EACH = 1
+LARGE = 512
 STYLE_SIDE = 128  # pixels: of pictures that a LoRA is trained on
 PROMPT = "a drawing"
 TRAINING = Training(steps=200)
@@ -72,6 +73,15 @@ def textural(asked: Asked, say: Say) -> Iterator[Flat]:
         say(f"textural, {name}")
         rows = balance.measured_on(balance.jobs_for(asked, path, EVERYTHING, each=DEMO_EACH), asked, say)
         yield _textural(rows, name)
+
+
+def large(asked: Asked, say: Say) -> Iterator[Flat]:
+    """The textural objective on the real autoencoder at LARGE px, beside Mist at 16 levels alone."""
+    judge = balance.judge_of(asked, say)
+    if judge is not None:
+        say(f"textural, {LARGE} px")
+        jobs = balance.jobs_for(replace(asked, side=LARGE), judge, balance.AFTER, (16,), each=DEMO_EACH)
+        yield _textural(balance.measured_on(jobs, asked, say), f"{short(judge)}_{LARGE}")
 
 
 def _on_the_real_one(asked: Asked, say: Say, after: tuple[str, ...], strengths: tuple[int, ...]) -> Flat:

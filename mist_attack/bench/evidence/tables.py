@@ -18,6 +18,7 @@ NOT_MEASURED = "not measured"
 HEADS = {"mist": "Mist, 16 levels"} | {name: f"`{name}`" for name in METHODS[1:]}
 MODELS = {
     "taef2": "TAEF2, which strangers trained on real pictures",
+    "taef2_512": "TAEF2 at 512 px, one picture of each of the four kinds",
     "taef2_denoiser": "TAEF2 with a small denoiser that we trained on its latents",
     "demo0": "demo model 0, which was trained to be attackable",
     "demo1": "demo model 1, which was trained to be attackable",
