@@ -146,7 +146,7 @@ def test_steps_are_judged_on_every_kind_and_summed_up_by_medians(monkeypatch):
     monkeypatch.setattr(quality, "protect", protected)
     images = {"drawing": [torch.tensor(1.0), torch.tensor(2.0)], "photograph": [torch.tensor(1.25)]}
     found = quality.steps_to_match(None, images, "quick", "textural")
-    assert found.steps == 15 and list(found.strength) == [8, 10, 12, 15]
+    assert found.steps == 15 and list(found.strength) == [5, 8, 10, 12, 15]
     for steps, values in found.strength.items():  # of 1, 1 / 2 and 1 / 1.25
         assert values == {"target_distance": pytest.approx(16 / steps / 1.25)}
     assert found.kinds["drawing"] == {"target_distance": pytest.approx(16 / 15 * 0.75)}

@@ -25,7 +25,7 @@ from .baseline import Loss, MistV1Fixed, MistV1Once, MistV1Textural, mist_v1
 
 SIDE = 256
 MIST_STEPS = 100
-LADDER = (8, 10, 12, 15, 20, 25)
+LADDER = (5, 8, 10, 12, 15, 20, 25)
 JUDGES = range(1000, 1004)  # seeds that no attack has used
 OF_EACH_KIND = 2
 Figures = dict[str, float]
