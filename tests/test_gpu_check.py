@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -80,10 +81,25 @@ def test_pictures_are_whole_or_reckoned_from_fewer_steps(request_, monkeypatch):
     monkeypatch.setattr(pictures, "SIDES", {True: (64,)})
     seconds = iter([1.0, 8.0, 2.0] * 2)
     monkeypatch.setattr(pictures, "waited", lambda device, call: next(seconds))
-    rows = list(pictures.rows(request_))
+    rows = list(islice(pictures.rows(request_), 2))
     assert [row["of_steps"] for row in rows] == ["4 of 15", "4 of 100"]
     assert [row["seconds"] for row in rows] == [8 + 2 * 11, 8 + 2 * 96]
     assert rows[0]["hours_for_100"] == pytest.approx(30 / 36)
+
+
+def test_a_set_is_checked_for_its_budget_and_the_model_that_it_leaves(request_, monkeypatch):
+    monkeypatch.setattr(pictures, "preset_descriptions", dict)
+    [row] = pictures.rows(request_)
+    assert row["what"] == "a set of two, 64 px" and row["seconds"] > 0
+    assert row["changed_within_budget"] is row["model_unchanged"] is True
+
+    def spoil(self):
+        self.surrogate.unet.conv_in.bias.add_(1)
+        yield from ()
+
+    monkeypatch.setattr(pictures.SetProtection, "run", torch.no_grad()(spoil))
+    [row] = pictures.rows(request_)
+    assert check.failed(row)
 
 
 def test_the_tests_that_know_devices_run_on_this_one(request_, monkeypatch):

@@ -26,7 +26,7 @@ from .table import table
 MEASURES: dict[str, Part] = dict(
     zip(GPU_PARTS, (gradients.rows, cost.rows, pictures.rows, comfyui.rows, suite.rows), strict=True)
 )
-SECONDS: dict[str, int] = dict(zip(GPU_PARTS, (30, 105, 50, 95, 60), strict=True))
+SECONDS: dict[str, int] = dict(zip(GPU_PARTS, (30, 105, 60, 95, 60), strict=True))
 """For each part: six minutes in all, less what processes take to start."""
 PATIENCE = 4  # with a CPU
 GRACE = 15.0
