@@ -13,6 +13,7 @@ from typing import Any
 
 from mist_attack.bench.evidence.tables import first_table, page_section
 from mist_attack.bench.gpu.table import table as card_table
+from mist_attack.bench.halving import LADDER
 from mist_attack.bench.judged_tables import judged_section
 from mist_attack.bench.machines import read as machines_in
 from mist_attack.bench.sets_table import section as sets_section
@@ -64,6 +65,17 @@ def by_kind(measure: str) -> Callable[[str], Callable[[Figures], str]]:
     return lambda name: lambda figures: "; ".join(map(model, figures[name].values()))
 
 
+def halved(name: str) -> Callable[[Figures], str]:
+    def cell(figures: Figures) -> str:
+        tried = figures[name].values()
+        strengths = ", ".join(f"{one['off_over_mist']['median']:.2f}" for one in tried)
+        more = ", ".join(f"{one['psnr_db_more']:.1f}" for one in tried)
+        return f"{strengths} times; {more} dB"
+
+    return cell
+
+
+TRIED = ", ".join(map(str, LADDER))
 KINDS = "drawings, line drawings, paintings, photographs; the second model's"
 ROWS: list[tuple[str, str, Callable[[str], Callable[[Figures], str]]]] = [
     ("a fused step is faster than Mist's, exact gradient, 256 px", "step_ratio_exact_256", times),
@@ -85,6 +97,7 @@ ROWS: list[tuple[str, str, Callable[[str], Callable[[Figures], str]]]] = [
     (f"... their distance to the target over Mist's: {KINDS}", "strength_by_kind_fused", by_kind("target_distance")),
     (f"... their denoising loss over Mist's: {KINDS}", "strength_by_kind_fused", by_kind("denoising_loss")),
     ("time to equal protection against Mist's, 512 px, `quick`'s gradient", "time_ratio_to_equal_protection", times),
+    (f"`robust` after a halving over Mist's 100 steps, in {TRIED}: strength, PSNR more", "halved_by_steps", halved),
     ("`robust`'s steps as strong as Mist's 100 after a halving, no more visible", "steps_to_mist_100_halved", count),
     ("... time to that against Mist's, 512 px", "time_ratio_to_equal_halved", times),
 ]  # fmt: skip
