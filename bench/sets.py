@@ -323,7 +323,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--real", type=Path, help="the folder of a real autoencoder, for --model taef2_denoiser")
     parser.add_argument("--styles", nargs="+", default=["drawing", "lineart", "painter"], help="default: all")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="default: all")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=[PLAIN], help="default: plain")
+    parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=[PLAIN], help="default: plain")
     parser.add_argument("--peaks", action="store_true", help="also the memory, on Stable Diffusion 1's architecture")
     parser.add_argument("--out", type=Path, default=RESULTS, help="default: bench/results-sets.json")
     parser.add_argument("--work", type=Path, default=WORK, help="for the protected pictures; default: demo/sets")

@@ -155,6 +155,9 @@ def test_what_a_set_costs_beside_mist_v2_is_of_the_same_pictures():
     found["protections"][f"demo0/other/{V2}"] = cost
     shown = sets_table.section(found)
     assert "A set over Mist v2's recipe: 0.25 times its passes, 0.50 times its time." in shown
+    found["distances"][f"demo0/noise/{SET}/{MIXED}/1"] = 3.0
+    shown = sets_table.section(found)
+    assert sets_table.VARIANTS[MIXED] in shown and shown.count("over Mist v2's recipe") == 1
 
 
 def test_what_was_not_measured_is_not_told():

@@ -75,7 +75,7 @@ def _part(results: Results, model: str, variant: str) -> str:
     lines = [head, ["---"] * len(head), *rows]
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     told = f"Pictures protected on {MODELS[model]}, {VARIANTS[variant]}. {_reached(results, model, variant, clean)}"
-    return f"{told}\n\n{table}{_over_v2(results, model)}"
+    return f"{told}\n\n{table}{_over_v2(results, model) if variant == PLAIN else ''}"
 
 
 def _over_v2(results: Results, model: str) -> str:
