@@ -24,6 +24,7 @@ from mist_attack.evaluation.effect import (
     denoising_figures,
     shift_figures,
     target_figures,
+    trio_latents,
     variation_figures,
 )
 from mist_attack.evaluation.intervals import interval
@@ -71,9 +72,10 @@ def judged(model: Surrogate, before: Tensor, after: Tensor) -> Row:
 
 
 def _judged(ready: Surrogate, whole: Sight, trio: Trio, prompt: Any) -> Row:
-    bands = [denoising_figures(ready, whole, trio, seed, prompt) for seed in SEEDS]
+    latents = trio_latents(ready, whole, trio)
+    bands = [denoising_figures(ready, latents, seed, prompt) for seed in SEEDS]
     sums = {name: [sum(row[name] for row in rows) for rows in zip(*bands, strict=True)] for name in NAMES}
-    over = shift_figures(ready, whole, trio)["shift_over_noise"]
+    over = shift_figures(latents)["shift_over_noise"]
     return {
         "psnr_db": psnr(trio.before, trio.after),
         "loss_times": sum(sums["after"]) / sum(sums["before"]),
