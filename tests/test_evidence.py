@@ -1,6 +1,9 @@
 """The evidence: figures under names, tables from them, and nothing filled in."""
 
 import json
+import os
+import shutil
+import subprocess
 from pathlib import Path
 from statistics import median
 
@@ -18,6 +21,7 @@ from mist_attack.errors import CheckpointError
 from mist_attack.evaluation.words import REACHED
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[1]
 ASKED = Asked(device=CPU)
 
 
@@ -141,6 +145,17 @@ def test_large_pictures_have_a_column_of_their_own_and_no_claim_at_equal_psnr(tm
     assert found["default.taken_off.taef2_512"] == pytest.approx(0.385)
     assert not any("over_mist" in name for name in found)
     assert "TAEF2 at 512 px" in tables.page_section(found)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("words, images", [(["evidence"], ""), (["evidence", "IMAGES=mine"], "--images mine")])
+def test_make_judges_on_the_pictures_that_the_page_names_unless_others_are_given(words, images):
+    clean = {name: value for name, value in os.environ.items() if name not in ("IMAGES", "MAKEFLAGS", "MAKEOVERRIDES")}
+    told = subprocess.run(
+        ["make", "-n", *words], cwd=ROOT, env=clean, capture_output=True, text=True, check=True
+    ).stdout
+    [line] = [line for line in told.splitlines() if "bench.evidence" in line]
+    assert images in line and ("--images" in line) == bool(images)
 
 
 def test_a_models_figures_are_written_before_the_next_ones_are_measured(tmp_path, monkeypatch):
