@@ -251,7 +251,7 @@ class _SetRun:
             self.request.storage.write(name, outcome.result.data)
         except MistError as error:
             return self.ledger.fail(entry.work, entry.facts, str(error))
-        undone = {"key": None} if protected.reports[0].stopped else {}
+        undone = {"key": None} if protected.reports[0].stopped else {}  # the next run goes on with it
         self.ledger.keep(entry.work, entry.facts | undone, outcome.result)
 
     def _failed(self, name: str, error: str) -> None:
