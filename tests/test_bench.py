@@ -238,8 +238,8 @@ def test_each_round_counts_once_and_the_first_warms_up():
 
     log = []
     found = {"one": Variant(lambda: log.append("one")), "mist": Variant(lambda: log.append("mist"))}
-    assert seconds(found, 2, Ticks()) == {"one": [3, 6], "mist": [4, 7]}
-    assert log == ["one"] + ["one", "one", "mist"] * 2  # the first of a round finds memory given back: not counted
+    assert seconds(found, 2, Ticks()) == {"one": [2, 5], "mist": [3, 6]}
+    assert log == ["one", "one", "mist"] * 2  # the first of a round finds memory given back: not counted
 
 
 def test_a_step_of_amortised_is_a_third_of_a_cycle_with_the_unet_twice(demo, monkeypatch):
@@ -329,7 +329,7 @@ def test_by_itself_the_bench_measures_what_protection_costs(tmp_path, monkeypatc
     assert main(["bench", "--out", str(tmp_path / "a.json")]) == 0
     main(["bench", "--out", str(tmp_path / "a.json"), "--only", "visibility", "survival"])
     assert asked[1] == ["visibility", "survival"]
-    assert asked[0] == [name for name in command.PARTS if name not in ("visibility", "survival", "real")]
+    assert asked[0] == ["steps", "halving", "tiles", "gallery", "scaling", "costs512"]
 
 
 @pytest.fixture
@@ -413,20 +413,17 @@ def test_the_time_that_is_not_the_models_counts_what_others_take_from_it(monkeyp
 
     monkeypatch.setattr(gallery.time, "perf_counter", lambda: clocks["wall"])
     monkeypatch.setattr(gallery.time, "process_time", lambda: clocks["processor"])
-    monkeypatch.setattr(gallery, "_in_turn", gallery_of(1, 0.25))
     monkeypatch.setattr(gallery, "_beside", gallery_of(0.1, 0.1))
-    model = SimpleNamespace(run=lambda job: job(None))
-    assert gallery._taken(None, gallery.Timed(model)) == pytest.approx(
-        {
-            "gallery_outside_model": (0.1 + 2 * 0.25) / 6.1,
-            "gallery_waiting": 0.1 / 6.1,
-            "gallery_waiting_in_turn": 1 / 7,
-        }
+    model = gallery.Timed(SimpleNamespace(run=lambda job: job(None)))
+    spans, others = model.during(lambda: gallery_of(1, 0.25)(None, model))
+    assert (gallery.busy(spans), gallery.wall(spans), others) == (6, 7, 2 * 0.25)
+    assert gallery._beside_work(None, model, others) == pytest.approx(
+        {"gallery_outside_model": (0.1 + 2 * 0.25) / 6.1, "gallery_waiting": 0.1 / 6.1}
     )
 
 
 def test_the_gallery_of_the_bench_is_a_real_one(monkeypatch):
-    """Two pictures, either way, in each round, and one before that is not counted."""
+    """One picture that is not counted, two in turn, and two beside the other work in each round."""
     seen = []
 
     class Model(ToySurrogate):
@@ -438,7 +435,7 @@ def test_the_gallery_of_the_bench_is_a_real_one(monkeypatch):
     monkeypatch.setattr(gallery.unseen, "pictures", lambda each, side: {"drawings": [torch.rand(1, 3, 64, 64)] * 2})
     monkeypatch.setattr(gallery, "resolve", lambda *_: Settings(steps=1, working_size=64))
     found = gallery.figures(ASKED, lambda line: None)
-    assert len(seen) == 1 + ASKED.rounds * 4
+    assert len(seen) == 1 + 2 + ASKED.rounds * 2
     assert all(0 < found[name] < 1 for name in ("gallery_waiting", "gallery_waiting_in_turn"))
 
 
@@ -499,7 +496,7 @@ def test_scaling_is_by_pixel_and_against_the_first_side(demo, monkeypatch):
 
     monkeypatch.setattr(command, "random_sd_v1", lambda *_: (demo, Text()))
     monkeypatch.setattr(command, "Clock", Ticks)
-    monkeypatch.setattr(command, "_lacks_memory", lambda device, side, needed, say: side == 512)
+    monkeypatch.setattr(command, "_lacks_memory", lambda device, side, needed, say: False)
     monkeypatch.setattr(command.cost, "our_step", lambda ready, side, settings: lambda: side**2)
     found = command.scaling(ASKED, lambda line: None)
     assert found == {"cost_per_pixel_by_side": {"256": 1.0, "1024": pytest.approx(4.0)}}
@@ -516,8 +513,8 @@ def test_the_costs_have_the_names_that_the_table_reads(demo):
     def quietly(line):
         pass
 
-    figures = demo.run(lambda _: command._costs(demo, SIDE, Text(), 2, quietly), 1, SIDE, SIDE)
-    figures |= command._peaks(demo, SIDE, Text(), quietly)
+    figures = command._costs(demo, SIDE, Text(), 2, quietly)
+    assert {name for name in figures if name.startswith("peak")} == set(command._peaks(demo, SIDE, Text(), 2, quietly))
     wanted = [name for _, name, _ in readme_figures.ROWS if name.endswith("_512") and "2048" not in name]
     if not meters.CLEAR.exists():
         wanted = [name for name in wanted if not name.startswith("peak")]

@@ -18,7 +18,7 @@ class Asked:
     device: torch.device
     dtype: torch.dtype = torch.float32
     """Of the UNet."""
-    rounds: int = 3
+    rounds: int = 2
     """Repetitions of each way, in turns."""
     real: Path | None = None
     """The folder of autoencoders that nobody here trained; None where there is none."""

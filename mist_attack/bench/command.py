@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date
 from functools import partial
@@ -28,7 +28,7 @@ from .ratios import ratio
 
 SIDES = (256, 512)
 MIST_NEEDS = {256: 11, 512: 18}  # GiB
-SCALED = {256: 6, 512: 8, 1024: 14}
+SCALED = {256: 6, 1024: 14}
 PRESET = "quick"
 
 
@@ -61,21 +61,50 @@ def _measured(name: str, asked: Asked, threads: int) -> Figures:
 
 
 def costs(side: int) -> Part:
-    """Seconds of a fused step on SD v1's full architecture."""
+    """Seconds and memory of a fused step on SD v1's full architecture."""
+    return _of_sd_v1(side, _costs)
 
+
+def peaks(side: int) -> Part:
+    """The memory alone."""
+    return _of_sd_v1(side, _peaks)
+
+
+def _of_sd_v1(
+    side: int, measured: Callable[[diffusers.DiffusersSurrogate, int, TextEncoder, int, Say], Figures]
+) -> Part:
     def part(asked: Asked, say: Say) -> Figures:
         if _lacks_memory(asked.device, side, MIST_NEEDS[side], say):
             return {}
         model, text = random_sd_v1(asked.device, asked.dtype)
-        say(f"{model.name}, {side} px: each way in turns, {asked.rounds} rounds")
-        return model.run(lambda _: _costs(model, side, text, asked.rounds, say), 1, side, side)
+        model.conditioning("a painting")
+        text.drop()
+        say(f"{model.name}, {side} px")
+        return measured(model, side, text, asked.rounds, say)
 
     return part
 
 
 def _costs(model: diffusers.DiffusersSurrogate, side: int, text: TextEncoder, rounds: int, say: Say) -> Figures:
-    found = cost.variants(model, side, text.states)
-    taken = cost.seconds(found, rounds, Clock(model.device))
+    held = cost.peaks(model, side, text.states, cost.HOLDING_OURS)
+    of_mist: list[int] = []
+
+    def job(ready: Surrogate) -> dict[str, list[float]]:
+        found = cost.variants(model, side, text.states)
+        found["mist"] = cost.metered(found["mist"], ready.device, of_mist)
+        return cost.seconds(found, rounds, Clock(ready.device))
+
+    return _seconds(model.run(job, 1, side, side), side, say) | _held(
+        held | {"mist": max(of_mist, default=None)}, side, say
+    )
+
+
+def _peaks(model: diffusers.DiffusersSurrogate, side: int, text: TextEncoder, rounds: int, say: Say) -> Figures:
+    del rounds
+    return _held(cost.peaks(model, side, text.states), side, say)
+
+
+def _seconds(taken: dict[str, list[float]], side: int, say: Say) -> Figures:
     for name, seconds in taken.items():
         say(f"  {name}: {median(seconds):.3g} s a step")
     figures: Figures = {f"seconds_{name}_{side}": median(seconds) for name, seconds in taken.items()}
@@ -86,23 +115,7 @@ def _costs(model: diffusers.DiffusersSurrogate, side: int, text: TextEncoder, ro
     return figures | _with_interval(f"baseline_over_modules_{side}", taken["mist"], taken["bare_plain"])
 
 
-def peaks(side: int) -> Part:
-    """Memory of a fused step on SD v1's full architecture."""
-
-    def part(asked: Asked, say: Say) -> Figures:
-        if _lacks_memory(asked.device, side, MIST_NEEDS[side], say):
-            return {}
-        model, text = random_sd_v1(asked.device, asked.dtype)
-        say(f"{model.name}, {side} px: the most memory of each way")
-        return _peaks(model, side, text, say)
-
-    return part
-
-
-def _peaks(model: diffusers.DiffusersSurrogate, side: int, text: TextEncoder, say: Say) -> Figures:
-    model.conditioning("a painting")
-    text.drop()
-    found = cost.peaks(model, side, text.states)
+def _held(found: Mapping[str, int | None], side: int, say: Say) -> Figures:
     held = {name: value / 2**30 for name, value in found.items() if value is not None}
     for name, value in held.items():
         say(f"  {name}: {value:.2f} GiB at most, weights included")
@@ -112,13 +125,15 @@ def _peaks(model: diffusers.DiffusersSurrogate, side: int, text: TextEncoder, sa
 
 def scaling(asked: Asked, say: Say) -> Figures:
     """A fused step by score distillation on SD v1's full architecture: cost of a pixel over that at the first side."""
+    if any(_lacks_memory(asked.device, side, needed, say) for side, needed in SCALED.items()):
+        return {}
     model, text = random_sd_v1(asked.device, asked.dtype)
     model.conditioning("a painting")
     text.drop()
-    found: dict[str, float] = {}
-    for side, needed in SCALED.items():
-        if not _lacks_memory(asked.device, side, needed, say):
-            found[str(side)] = model.run(lambda ready, side=side: _of_a_pixel(ready, side, asked.rounds), 1, side, side)
+    found = {
+        str(side): model.run(lambda ready, side=side: _of_a_pixel(ready, side, asked.rounds), 1, side, side)
+        for side in SCALED
+    }
     shares = {side: value / next(iter(found.values())) for side, value in found.items()}
     say(
         f"{model.name}, sds, cost of a pixel: " + ", ".join(f"{side} px x{share:.2f}" for side, share in shares.items())
@@ -153,7 +168,7 @@ def steps(asked: Asked, say: Say) -> Figures:
     figures: Figures = {}
     for objective in ("fused", "textural"):
         say(f"{objective}: Mist v1's {quality.MIST_STEPS} steps, then ours, on every demo model")
-        matched = _matched(objective, asked.device)
+        matched = _matched(objective, asked)
         for model, found in matched.items():
             say(f"  {model}")
             rows = {f"{tried} steps": values for tried, values in found.strength.items()}
@@ -166,22 +181,20 @@ def steps(asked: Asked, say: Say) -> Figures:
     return figures
 
 
-def _matched(objective: Objective, device: torch.device) -> dict[str, quality.Matched]:
+def _matched(objective: Objective, asked: Asked) -> dict[str, quality.Matched]:
     """By model. On a CPU one process for each: such small models leave most of a second core idle."""
     names = demo_models()
-    workers = len(names) if device.type == "cpu" else 1
+    workers = len(names) if asked.device.type == "cpu" else 1
     threads = max(1, torch.get_num_threads() // workers)
     with ProcessPoolExecutor(workers, get_context("spawn")) as processes:
-        found = [processes.submit(_matched_on, name, objective, device, threads) for name in names]
+        found = [processes.submit(_matched_on, name, objective, asked, threads) for name in names]
         return dict(future.result() for future in found)
 
 
-def _matched_on(
-    checkpoint: str, objective: Objective, device: torch.device, threads: int
-) -> tuple[str, quality.Matched]:
+def _matched_on(checkpoint: str, objective: Objective, asked: Asked, threads: int) -> tuple[str, quality.Matched]:
     torch.set_num_threads(threads)
-    model = diffusers.load(find_checkpoint(checkpoint), device)
-    return model.name, quality.steps_to_match(model, unseen.pictures(quality.OF_EACH_KIND), PRESET, objective)
+    model = diffusers.load(find_checkpoint(checkpoint), asked.device)
+    return model.name, quality.steps_to_match(model, unseen.pictures(asked.each), PRESET, objective)
 
 
 PARTS: dict[str, Part] = {"visibility": evidence.visibility, "survival": evidence.survival, "real": real.figures}
@@ -199,7 +212,7 @@ def together(figures: Figures) -> Figures:
     """What follows from several parts, where they have been measured."""
     found: Figures = {}
     over = [figures.get(f"{name}_over_modules_{side}_interval") for name in ("exact", "sds") for side in SIDES]
-    if all(over):
+    if any(over):
         found["loop_over_modules"] = max(interval[1] for interval in over if interval)
     matched = [figures.get(f"steps_to_mist_100_{objective}") for objective in ("fused", "textural")]
     if all(matched):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,12 +21,16 @@ from ..surrogate import Surrogate
 from ..targets import pattern
 from ..views import View, plan
 from .baseline import MistV1, Prompt, as_published, mist_v1
-from .meters import Clock, peak_bytes
+from .meters import Clock, peak, peak_bytes
 
 OURS: tuple[Gradient, ...] = "exact", "sds", "amortised"
 """Our ways of a fused step."""
 
-GIVING_BACK = "bare_plain", "mist"
+LOW_VRAM = "lowvram"
+"""sds in the low-VRAM way."""
+HOLDING_OURS = LOW_VRAM, "sds", "exact"
+HOLDING = *HOLDING_OURS, "mist"
+"""Whose memory is measured."""
 
 
 class Variant(NamedTuple):
@@ -122,34 +126,40 @@ def mist_steps(ready: DiffusersSurrogate, side: int, prompt: Prompt) -> Callable
 
 
 def seconds(found: dict[str, Variant], rounds: int, clock: Clock) -> dict[str, list[float]]:
-    """Of a step by variant, one number for each round; each is first done once uncounted, but for those that give
-    memory back. They come last, so that every round begins with one uncounted step, after which there is memory to use
-    again."""
+    """Of a step by variant, one number for each round. Those that give memory back come last, so every round begins
+    with an uncounted step, after which there is memory to use again."""
     taken: dict[str, list[float]] = {name: [] for name in found}
     first = next(iter(found.values()))
-    for number in range(rounds + 1):
-        if number:
-            first.step()
+    for _ in range(rounds):
+        first.step()
         for name, variant in found.items():
-            if number == 0 and name in GIVING_BACK:
-                continue
             with variant.around():
-                cost = clock.time(variant.step)
-            if number:
-                taken[name].append(cost / variant.steps)
+                taken[name].append(clock.time(variant.step) / variant.steps)
     return taken
 
 
-def peaks(model: DiffusersSurrogate, side: int, prompt: Prompt) -> dict[str, int | None]:
-    """Bytes, weights included, of lowvram (sds in the low-VRAM way), sds, exact and mist: each in a run of its own."""
+def metered(variant: Variant, device: torch.device, held: list[int]) -> Variant:
+    """The same, which adds to `held` the bytes that it held at most, weights included."""
 
-    def measure(name: str) -> Callable[[Surrogate], int | None]:
-        def job(ready: Surrogate) -> int | None:
-            variant = variants(model, side, prompt)[name]
-            with variant.around():
-                return peak_bytes(ready.device, variant.step)
+    @contextmanager
+    def around() -> Iterator[None]:
+        with variant.around(), peak(device, held):
+            yield
 
-        return job
+    return variant._replace(around=around)
 
-    result = {"lowvram": model.run(measure("sds"), 1, side, side, low_vram=True)}
-    return result | {name: model.run(measure(name), 1, side, side) for name in ("sds", "exact", "mist")}
+
+def peaks(
+    model: DiffusersSurrogate, side: int, prompt: Prompt, names: Sequence[str] = HOLDING
+) -> dict[str, int | None]:
+    """Bytes, weights included, of some of HOLDING: each in a run of its own."""
+    return {name: _peak(model, side, prompt, name) for name in names}
+
+
+def _peak(model: DiffusersSurrogate, side: int, prompt: Prompt, name: str) -> int | None:
+    def job(ready: Surrogate) -> int | None:
+        variant = variants(model, side, prompt)["sds" if name == LOW_VRAM else name]
+        with variant.around():
+            return peak_bytes(ready.device, variant.step)
+
+    return model.run(job, 1, side, side, low_vram=name == LOW_VRAM)

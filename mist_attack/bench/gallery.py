@@ -63,24 +63,22 @@ def figures(asked: Asked, say: Say) -> Figures:
     at work; ..._in_turn: the same where each picture is read, protected and written before the next one."""
     model, settings = Timed(diffusers.load(find_checkpoint("demo"), asked.device)), resolve("default", {})
     with TemporaryDirectory() as folder:
-        requests = [_request(Path(folder), f"out{number}", settings) for number in range(asked.rounds + 1)]
-        _in_turn(requests.pop(), model, 1)
-        taken = [_taken(request, model) for request in requests]
+        first, *requests = [_request(Path(folder), f"out{number}", settings) for number in range(asked.rounds + 1)]
+        _in_turn(first, model, 1)
+        in_turn, others = model.during(lambda: _in_turn(first, model))
+        taken = [_beside_work(request, model, others) for request in requests]
     found = {name: [each[name] for each in taken] for name in taken[0]}
+    found["gallery_waiting_in_turn"] = [1 - busy(in_turn) / wall(in_turn)]
     for name, shares in found.items():
         say(f"  {name}: {interval(shares)} of the time on the wall")
     return _with_intervals(found)
 
 
-def _taken(request: Request, model: Timed) -> dict[str, float]:
-    in_turn, others = model.during(lambda: _in_turn(request, model))
-    beside, _ = model.during(lambda: _beside(request, model))
-    waiting = wall(beside) - busy(beside)
-    return {
-        "gallery_outside_model": (waiting + others) / wall(beside),
-        "gallery_waiting": waiting / wall(beside),
-        "gallery_waiting_in_turn": 1 - busy(in_turn) / wall(in_turn),
-    }
+def _beside_work(request: Request, model: Timed, others: float) -> dict[str, float]:
+    """others: the processor's seconds that all but the model's work takes."""
+    spans, _ = model.during(lambda: _beside(request, model))
+    waiting = wall(spans) - busy(spans)
+    return {"gallery_outside_model": (waiting + others) / wall(spans), "gallery_waiting": waiting / wall(spans)}
 
 
 def busy(spans: Sequence[Span]) -> float:

@@ -17,7 +17,6 @@ from ..settings import resolve
 from . import judges, unseen
 from .asked import Asked, Figures, Say
 from .balance import taken_off, with_denoiser
-from .quality import OF_EACH_KIND
 from .real import on_processes
 from .ways import MIST, by_mist, by_preset, seen
 
@@ -49,7 +48,7 @@ def figures(asked: Asked, say: Say) -> Figures:
     model = with_denoiser(asked, say)
     if model is None:
         return {}
-    pictures = unseen.pictures(OF_EACH_KIND, asked.side, asked.pictures)
+    pictures = unseen.pictures(asked.each, asked.side, asked.pictures)
     jobs = [Job(model, asked.device, kind, x) for kind, of in pictures.items() for x in of]
     rows = []
     with on_processes(asked.device) as processes:

@@ -6,7 +6,8 @@ import ctypes
 import gc
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,18 +57,27 @@ def synchronize(device: torch.device) -> None:
 
 def peak_bytes(device: torch.device, call: Callable[[], object]) -> int | None:
     """The largest amount held during the call, weights included; None where this machine cannot tell."""
+    held: list[int] = []
+    with peak(device, held):
+        call()
+    return max(held, default=None)
+
+
+@contextmanager
+def peak(device: torch.device, held: list[int]) -> Iterator[None]:
+    """Adds to `held` the largest amount held within, weights included, where this machine can tell."""
     _give_back()
     own: Any = getattr(torch, device.type, None)
     if device.type != "cpu" and hasattr(own, "reset_peak_memory_stats"):
-        own.empty_cache()
         own.reset_peak_memory_stats(device)
-        call()
-        return own.max_memory_allocated(device)
-    if device.type != "cpu" or not CLEAR.exists():
-        return None
-    CLEAR.write_text("5")  # resets the peak of the resident memory (Linux, proc(5))
-    call()
-    return proc_bytes(STATUS, "VmHWM")
+        yield
+        held.append(own.max_memory_allocated(device))
+    elif device.type == "cpu" and CLEAR.exists():
+        CLEAR.write_text("5")  # resets the peak of the resident memory (Linux, proc(5))
+        yield
+        held.append(proc_bytes(STATUS, "VmHWM"))
+    else:
+        yield
 
 
 def _give_back() -> None:

@@ -27,7 +27,6 @@ SIDE = 256
 MIST_STEPS = 100
 LADDER = (5, 8, 10, 12, 15, 20, 25)
 JUDGES = range(1000, 1004)  # seeds that no attack has used
-OF_EACH_KIND = 2
 Figures = dict[str, float]
 Pictures = Mapping[str, Sequence[Tensor]]
 

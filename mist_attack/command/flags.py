@@ -14,7 +14,9 @@ from .flag import Parser, a_name, a_path, add_control
 
 FORMATS = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}
 JUDGED_PARTS = ("visibility", "survival", "real")
-"""What a protection is worth, which takes an hour by itself: measured where it is named."""
+"""What a protection is worth, which takes an hour by itself."""
+NAMED_PARTS = (*JUDGED_PARTS, "costs256", "peaks256", "peaks512")
+"""Measured only where they are named; costs512 measures memory, too."""
 BENCH_PARTS = (
     *JUDGED_PARTS,
     "steps",
@@ -233,9 +235,9 @@ def _add_bench_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=a_path, metavar="FILE.json", help="default bench/results.json, or results-gpu.json"
     )
-    parts = f"of {', '.join(BENCH_PARTS)} (default: all but {', '.join(JUDGED_PARTS)}); gpu: of {', '.join(GPU_PARTS)}"
+    parts = f"of {', '.join(BENCH_PARTS)} (default: all but {', '.join(NAMED_PARTS)}); gpu: of {', '.join(GPU_PARTS)}"
     parser.add_argument("--only", nargs="+", choices=(*BENCH_PARTS, *GPU_PARTS), metavar="PART", help=parts)
-    parser.add_argument("--rounds", type=int, default=3, help="repetitions of each way, in turns (default 3)")
+    parser.add_argument("--rounds", type=int, default=2, help="repetitions of each way, in turns (default 2)")
     _add_judging_flags(parser)
     parser.add_argument("--device", help=DEVICE)
     types = "of the UNet (default float32; gpu: float16 on an accelerator)"
@@ -246,9 +248,9 @@ def _add_bench_flags(parser: argparse.ArgumentParser) -> None:
 def _add_judging_flags(parser: argparse.ArgumentParser) -> None:
     real = "small autoencoders of others (TAEF2 ...) to judge on (default: what MIST_REAL_AUTOENCODER names)"
     parser.add_argument("--real", type=a_path, metavar="DIR", help=real)
-    pictures = "real: to judge on, a sub-folder for each kind (default: pictures that anyone has)"
+    pictures = "to judge on, a sub-folder for each kind (default: pictures that anyone has)"
     parser.add_argument("--pictures", type=a_path, metavar="DIR", help=pictures)
-    each = "real: pictures of each kind (default 1: some ten minutes on two cores)"
+    each = "pictures to judge on, of each kind (default 1: real takes some ten minutes on two cores)"
     parser.add_argument("--each", type=int, default=1, metavar="N", help=each)
     parser.add_argument("--side", type=int, choices=(256, 512), default=256, help="real: of a picture, in pixels")
 

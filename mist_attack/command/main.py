@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TextIO
 from ..ending import heed_signals, told_to_end
 from ..errors import DeviceError, MistError, SettingsError, quoted
 from ..importing import uncollected
-from .flags import BENCH_PARTS, GPU_PARTS, JUDGED_PARTS, THEIRS, parser, theirs
+from .flags import BENCH_PARTS, GPU_PARTS, NAMED_PARTS, THEIRS, parser, theirs
 
 if TYPE_CHECKING:
     import torch
@@ -204,7 +204,7 @@ def _bench(options: argparse.Namespace) -> int:
     command.run(
         _asked_of_the_bench(options, device),
         out,
-        options.only or [name for name in BENCH_PARTS if name not in JUDGED_PARTS],
+        options.only or [name for name in BENCH_PARTS if name not in NAMED_PARTS],
     )
     print(f"all figures: {out}")
     return DONE
