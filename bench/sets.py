@@ -38,9 +38,11 @@ from mist_attack.bench.sets_table import (
     OTHER,
     PLAIN,
     SET,
+    SET_ASCENT,
     SET_ROBUST,
     SHARED,
     SINGLE,
+    SINGLE_DESCENT,
     SINGLE_ROBUST,
     V2,
     VARIANTS,
@@ -73,11 +75,17 @@ Say = Callable[[str], None]
 
 
 def one_by_one(
-    model: Any, style: Style, pictures: Sequence[Tensor], strength: float | None, *, preset: str = "default"
+    model: Any,
+    style: Style,
+    pictures: Sequence[Tensor],
+    strength: float | None,
+    *,
+    preset: str = "default",
+    **controls: Any,
 ) -> Pictures:
     """Each picture by itself."""
     del strength
-    settings = resolve(preset, {"working_size": SIDE, "prompt": style.prompt})
+    settings = resolve(preset, {"working_size": SIDE, "prompt": style.prompt} | controls)
     return [protect(x, model, settings).images for x in pictures]
 
 
@@ -120,7 +128,9 @@ def mist_v2(model: Any, style: Style, pictures: Sequence[Tensor], strength: floa
 Way = Callable[[Any, Style, Sequence[Tensor], "float | None"], Pictures]
 WAYS: dict[str, Way] = {
     SINGLE: one_by_one,
+    SINGLE_DESCENT: partial(one_by_one, direction="descent"),
     SET: as_set,
+    SET_ASCENT: partial(as_set, chosen=SetSettings(set_direction="ascent")),
     V2: mist_v2,
     MIST: mist_v1,
     LUNET: partial(as_set, objective="lunet"),

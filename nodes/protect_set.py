@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from ..mist_attack.sets.alternation import Member
 
 
+_LATER = [known for known in SET_CONTROLS if known.name == "set_direction"]
+"""After all that saved workflows have: the values of widgets are kept there by their order."""
+
+
 class MistProtectSet(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -95,7 +99,7 @@ def _required() -> list[io.Input]:
         vae_input(),
         preset_widget(),
         *widgets(controls),
-        *widgets(SET_CONTROLS),
+        *widgets([known for known in SET_CONTROLS if known not in _LATER]),
     ]
 
 
@@ -120,6 +124,7 @@ def _optional() -> list[io.Input]:
             "Mist's lattice.",
         ),
         options_input(),
+        *widgets(_LATER),
     ]
 
 

@@ -80,7 +80,7 @@ def test_ids_and_inputs_are_a_public_api(host):
         "MistProtect": ["image", "vae", *WIDGETS, *model, "mask", "alpha", "target", "options"],
         "MistProtectSet": [
             *("images", "vae", *WIDGETS, "rounds", "lora_steps", "lora_rank", "lora_rate", "lora_states"),
-            *(*model, "captions", "masks", "target", "options"),
+            *(*model, "captions", "masks", "target", "options", "set_direction"),
         ],
         "MistTarget": ["image", "pattern", "fit", "working_size", "picture"],
         "MistOptions": [
@@ -569,7 +569,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(host, monk
 # Mist Protect Set: every input is a list
 
 
-SET = {"rounds": 2, "lora_steps": 3, "lora_rank": 2, "lora_rate": 0.0, "lora_states": 2}
+SET = {"rounds": 2, "lora_steps": 3, "lora_rank": 2, "lora_rate": 0.0, "lora_states": 2, "set_direction": "ascent"}
 
 
 def together(host, images, **changes):

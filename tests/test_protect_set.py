@@ -175,6 +175,8 @@ def test_mist_v2s_words_mean_ours():
     assert options.lora_rate == 2e-4 and options.target == "their_target.png"
     assert seen("theirs", "--out", "out", "--max_adv_train_steps", 30).steps == 30 * SetSettings().rounds
     assert [seen("x", "--mode", mode).objective for mode in mist_v2.MODES] == ["lunet", "fused", "semantic"]
+    assert options.set_direction == seen("x", "--mode", "fused").set_direction == "ascent"  # theirs go up
+    assert seen("x", "--mode", "fused", "--direction", "descent").set_direction == "descent"
 
 
 def test_the_page_has_a_row_for_each_word_of_theirs(capsys):

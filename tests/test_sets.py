@@ -2,6 +2,7 @@
 
 import contextlib
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from mist_attack.randomness import seeded
 from mist_attack.sets.alternation import Member, SetProtection
 from mist_attack.sets.keeping import Memory
 from mist_attack.sets.learning import learn, put, rate_for, state_of
-from mist_attack.sets.settings import SET_CONTROLS, SetSettings, set_settings
+from mist_attack.sets.settings import SET_CONTROLS, SetSettings, of_set, set_settings
 from mist_attack.sets.taught import Taught
 from mist_attack.settings import Settings
 
@@ -68,7 +69,7 @@ def test_a_round_without_learning_is_the_protection_of_single_pictures(objective
     images, asked = pictures(), settings(objective=objective, gradient=gradient, transforms="web", momentum=0.5)
     found = run(images, chosen=SetSettings(rounds=1, lora_rate=UNTAUGHT), asked=asked)
     for n, (image, prompt) in enumerate(zip(images, ("one", "two", "three"), strict=True)):
-        alone = protect(image, ToySurrogate(), Settings(**{**vars(asked), "prompt": prompt}))
+        alone = protect(image, ToySurrogate(), of_set(replace(asked, prompt=prompt), SetSettings()))
         assert torch.equal(found[f"p{n}"].images, alone.images)
         together, own = found[f"p{n}"].reports[0], alone.reports[0]
         assert together.after == own.after and together.steps_done == own.steps_done == 4
@@ -79,6 +80,17 @@ def test_what_is_learned_changes_the_result_and_each_further_round_goes_on():
     taught, untaught = run(images), run(images, chosen=SetSettings(rounds=2, lora_steps=4, lora_rate=UNTAUGHT))
     assert not any(torch.equal(taught[name].images, untaught[name].images) for name in taught)
     assert all(protected.reports[0].steps_done == 4 for protected in taught.values())
+
+
+@pytest.mark.parametrize("direction", ["ascent", "descent"])
+def test_a_set_goes_its_own_way_whatever_single_pictures_do(direction):
+    """Steps that are small beside the loss move it the way that is asked for."""
+    images, asked = pictures(), settings(objective="semantic", gradient="exact", steps=8, direction="ascent")
+    chosen = SetSettings(rounds=2, lora_steps=4, set_direction=direction)
+    reports = [protected.reports[0] for protected in run(images, chosen=chosen, asked=asked).values()]
+    assert {report.settings["direction"] for report in reports} == {direction}
+    rises = [report.after["denoising_loss"] > report.before["denoising_loss"] for report in reports]
+    assert rises == [direction == "ascent"] * len(images)
 
 
 @pytest.mark.parametrize("steps, rounds", [(15, 5), (4, 3), (7, 7), (100, 9)])

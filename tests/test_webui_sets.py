@@ -112,7 +112,7 @@ def test_masks_targets_and_an_output_size_are_as_for_single_pictures(tmp_path):
     _, report, _ = as_a_set(folder, target=painting(seed=9), size=48, destination=str(tmp_path / "out"))
     made = Image.open(tmp_path / "out/b.png")
     moved = shift(made, half)
-    assert moved[:, :24].max() > 0 and moved[:, 24:].max() == 0 and made.size == (48, 32)
+    assert moved[:, :24].max() > 0 and moved[:, 25:].max() == 0 and made.size == (48, 32)  # a reduced edge is soft
     assert parsed(made.info["parameters"])["Mist target"] == "picture" and "3 of 3" in report
     _, again, _ = as_a_set(folder, target=painting(seed=9), size=64, destination=str(tmp_path / "out"))
     assert "protected already" not in again and Image.open(tmp_path / "out/b.png").size == (64, 43)

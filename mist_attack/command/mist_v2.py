@@ -55,6 +55,7 @@ def translate(options: argparse.Namespace, rounds: int) -> None:
         _put(options, name, getattr(options, f"v2_{word}"), word)
     if options.mode is not None:
         _put(options, "objective", MODES[options.mode], "mode")
+        options.set_direction = options.set_direction or options.direction or "ascent"
     for word, name in (("pgd_eps", "strength"), ("pgd_alpha", "step")):
         _put(options, name, _levels(word, getattr(options, word)), word)
     if options.max_adv_train_steps is not None:

@@ -26,6 +26,7 @@ from .computing import require_device
 def run(options: argparse.Namespace, say: Say, complain: Say) -> list[str]:
     """The status of each picture, and of each file that was passed over. Raises as `sets.run` does."""
     mist_v2.translate(options, SetSettings().rounds)
+    options.set_direction = options.set_direction or options.direction
     chosen = set_settings({known.name: getattr(options, known.name) for known in SET_CONTROLS})
     request = native.request_for(options)
     places.check(request, options)

@@ -18,7 +18,7 @@ from ..attack import Protected
 from ..errors import MistError, OutputError, PictureError, quoted
 from ..sets.alternation import Member, OnSetStep, SetProtection
 from ..sets.learning import State
-from ..sets.settings import SetSettings, require_possible
+from ..sets.settings import SetSettings, of_set, require_possible
 from .journal import Journal, Say
 from .ledger import Ledger
 from .manifest import STATE, Manifest, opened, sha256
@@ -146,7 +146,8 @@ def run(
 
 class _SetRun:
     def __init__(self, request: Request, chosen: SetSettings, manifest: Manifest, journal: Journal, say: Say) -> None:
-        self.request, self.chosen, self.manifest, self.journal, self.say = request, chosen, manifest, journal, say
+        self.request = request = replace(request, settings=of_set(request.settings, chosen))
+        self.chosen, self.manifest, self.journal, self.say = chosen, manifest, journal, say
         self.ledger = Ledger(request, manifest, journal)
         self.entries: dict[str, Entry] = {}
 

@@ -25,7 +25,7 @@ from ..surrogate import Conditioning, Surrogate, out_of_memory, require_trainabl
 from ..views import View, plan
 from .keeping import Keep, Memory
 from .learning import State, learn, put, rate_for
-from .settings import SetSettings, require_possible
+from .settings import SetSettings, of_set, require_possible
 from .taught import Taught
 
 FAILURES = (MistError, RuntimeError, MemoryError, OSError, ValueError)
@@ -84,7 +84,8 @@ class SetProtection:
     ) -> None:
         require_possible(settings, chosen, len(members))
         require_trainable(surrogate)
-        self.members, self.surrogate, self.settings, self.chosen = list(members), surrogate, settings, chosen
+        self.members, self.surrogate, self.chosen = list(members), surrogate, chosen
+        self.settings = of_set(settings, chosen)
         self.target, self.keep = target, keep or Memory()
         self.on_step, self.on_failure, self.stops = on_step, on_failure, (Stop, *cancels)
         self.count, self.steps = 0, chosen.rounds * chosen.lora_steps + len(members) * settings.steps

@@ -1,14 +1,14 @@
 """How a set is protected, besides what holds for each picture: one more table of controls."""
 
-# control() makes a field
+# ruff: noqa: RUF009  # control() makes a field
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, get_args
 
-from ..control import control, controls_in
-from ..controls import Settings
+from ..control import LOSS, control, controls_in
+from ..controls import Direction, Settings
 from ..errors import SettingsError
 from ..needs import NEEDS
 
@@ -55,6 +55,15 @@ class SetSettings:
         limits=(1, 16),
         hint="States of the LoRA, from half-taught to taught, that the predictions of a round go through in turns.",
     )
+    set_direction: Direction = control(
+        "descent",
+        label="Set direction",
+        level="expert",
+        choices=get_args(Direction),
+        uses=LOSS,
+        hint="In place of Direction: make the LoRA's denoising loss smaller, so that it finds little to learn, or "
+        "larger (Anti-DreamBooth, Mist v2).",
+    )
 
     def __post_init__(self) -> None:
         for known in SET_CONTROLS:
@@ -73,6 +82,11 @@ def set_settings(values: Mapping[str, Any]) -> SetSettings:
     from ..settings import checked  # ComfyUI reads the table before it has omegaconf
 
     return SetSettings(**checked(values, SET_BY_NAME))
+
+
+def of_set(settings: Settings, chosen: SetSettings) -> Settings:
+    """What holds for each picture."""
+    return replace(settings, direction=chosen.set_direction)
 
 
 def require_possible(settings: Settings, plan: SetSettings, pictures: int) -> None:
