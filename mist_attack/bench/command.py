@@ -94,9 +94,8 @@ def _costs(model: diffusers.DiffusersSurrogate, side: int, text: TextEncoder, ro
         found["mist"] = cost.metered(found["mist"], ready.device, of_mist)
         return cost.seconds(found, rounds, Clock(ready.device))
 
-    return _seconds(model.run(job, 1, side, side), side, say) | _held(
-        held | {"mist": max(of_mist, default=None)}, side, say
-    )
+    figures = _seconds(model.run(job, 1, side, side), side, say)
+    return figures | _held(held | {"mist": min(of_mist, default=None)}, side, say)
 
 
 def _peaks(model: diffusers.DiffusersSurrogate, side: int, text: TextEncoder, rounds: int, say: Say) -> Figures:
