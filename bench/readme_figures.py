@@ -91,7 +91,7 @@ ROWS: list[tuple[str, str, Callable[[str], Callable[[Figures], str]]]] = [
     ("cost per covered pixel of 2048 px in tiles, against 512 px", "cost_per_covered_pixel_2048_over_512", times),
     ("wall time outside the model, gallery of pictures of 512 px", "gallery_outside_model", share),
     ("... one picture after the other", "gallery_waiting_in_turn", share),
-    ("steps (preset `quick`) as strong as Mist's 100, on each demo model", "steps_to_mist_100", count),
+    ("steps (preset `quick`) as strong as Mist's 100 within 1 %, on each demo model", "steps_to_mist_100", count),
     (f"... their distance to the target over Mist's: {KINDS}", "strength_by_kind_fused", by_kind("target_distance")),
     (f"... their denoising loss over Mist's: {KINDS}", "strength_by_kind_fused", by_kind("denoising_loss")),
     ("time to equal protection against Mist's, 512 px, `quick`'s gradient", "time_ratio_to_equal_protection", times),

@@ -146,7 +146,7 @@ def test_steps_are_judged_on_every_kind_and_summed_up_by_medians(monkeypatch):
     monkeypatch.setattr(quality, "protect", protected)
     images = {"drawing": [torch.tensor(1.0), torch.tensor(2.0)], "photograph": [torch.tensor(1.25)]}
     found = quality.steps_to_match(None, images, "quick", "textural")
-    assert found.steps == 15 and list(found.strength) == [5, 8, 10, 12, 15]
+    assert found.steps == 15 and list(found.strength) == [5, 8, 10, 15]
     for steps, values in found.strength.items():  # of 1, 1 / 2 and 1 / 1.25
         assert values == {"target_distance": pytest.approx(16 / steps / 1.25)}
     assert found.kinds["drawing"] == {"target_distance": pytest.approx(16 / 15 * 0.75)}
@@ -367,6 +367,16 @@ def test_each_part_has_a_process_of_its_own_and_joins_the_earlier_figures(tmp_pa
     assert list(figures["measured"]) == ["one", "two"] and set(figures["measured"]["one"]) == {"on", "seconds"}
 
 
+def test_what_followed_from_earlier_figures_goes_with_them(tmp_path, monkeypatch, made):
+    answers = iter((15, None))
+    enough = {f"steps_to_mist_100_{objective}": 15 for objective in ("fused", "textural")}
+    monkeypatch.setattr(command, "PARTS", {"steps": lambda *_: enough | {"steps_to_mist_100_fused": next(answers)}})
+    out = tmp_path / "results.json"
+    for expected in (15, None):
+        command.run(ASKED, out, ["steps"])
+        assert machines.read(out)[0].get("steps_to_mist_100") == expected
+
+
 def test_each_machine_has_its_own_figures(tmp_path, monkeypatch, made):
     monkeypatch.setattr(command, "PARTS", {"one": lambda asked, say: {"one": asked.rounds}})
     out = tmp_path / "results.json"
@@ -443,6 +453,9 @@ def test_the_gallery_of_the_bench_is_a_real_one(monkeypatch):
     ("found", "strong"),
     [
         ({"target_distance": 0.9, "denoising_loss": 1.1}, True),
+        ({"target_distance": 1.009, "denoising_loss": 0.991}, True),
+        ({"target_distance": 1.011, "denoising_loss": 1.1}, False),
+        ({"target_distance": 0.9, "denoising_loss": 0.989}, False),
         ({"target_distance": 1.1, "denoising_loss": 1.1}, False),
         ({"target_distance": 0.9, "denoising_loss": 0.9}, False),
         ({"target_distance": 0.9}, True),

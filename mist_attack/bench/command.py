@@ -48,6 +48,8 @@ def run(asked: Asked, out: Path, parts: Sequence[str]) -> Figures:
             found = process.submit(_measured, name, asked, torch.get_num_threads()).result()
         figures["measured"][name] = {"on": date.today().isoformat(), "seconds": round(time.monotonic() - begun)}
         figures.update(found)
+        for follows in TOGETHER:
+            figures.pop(follows, None)
         figures.update(together(figures))
         machines.write(out, known)
     if {"visibility", "survival"} & set(parts):
@@ -90,7 +92,7 @@ def _costs(model: diffusers.DiffusersSurrogate, side: int, text: TextEncoder, ro
     of_mist: list[int] = []
 
     def job(ready: Surrogate) -> dict[str, list[float]]:
-        found = cost.variants(model, side, text.states)
+        found = {name: make() for name, make in cost.variants(model, side, text.states).items()}
         found["mist"] = cost.metered(found["mist"], ready.device, of_mist)
         return cost.seconds(found, rounds, Clock(ready.device))
 
@@ -207,8 +209,11 @@ PARTS |= {
 PARTS |= {f"{name}{side}": part(side) for side in SIDES for name, part in (("costs", costs), ("peaks", peaks))}
 
 
+TOGETHER = "loop_over_modules", "steps_to_mist_100", "time_ratio_to_equal_protection", "time_ratio_to_equal_halved"
+
+
 def together(figures: Figures) -> Figures:
-    """What follows from several parts, where they have been measured."""
+    """Of TOGETHER what follows from several parts, where they have been measured."""
     found: Figures = {}
     over = [figures.get(f"{name}_over_modules_{side}_interval") for name in ("exact", "sds") for side in SIDES]
     if any(over):

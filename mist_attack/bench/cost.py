@@ -41,14 +41,14 @@ class Variant(NamedTuple):
     steps: int = 1
 
 
-def variants(ready: DiffusersSurrogate, side: int, prompt: Prompt) -> dict[str, Variant]:
+def variants(ready: DiffusersSurrogate, side: int, prompt: Prompt) -> dict[str, Callable[[], Variant]]:
     """Within `Surrogate.run`: ours by name, "bare_exact", "bare_sds", "bare_plain" (exact, its memory given back as
-    Mist's is) and "mist"."""
-    return {name: our_cycle(ready, side, name) for name in OURS} | {
-        "bare_exact": Variant(bare_step(ready, side, exact=True)),
-        "bare_sds": Variant(bare_step(ready, side, exact=False)),
-        "bare_plain": Variant(bare_step(ready, side, exact=True), around=lambda: heap.given_back(ready.device)),
-        "mist": Variant(mist_step(ready, side, prompt), around=lambda: as_published(ready)),
+    Mist's is) and "mist". Each is made when it is asked for, which takes a pass or two."""
+    return {name: partial(our_cycle, ready, side, name) for name in OURS} | {
+        "bare_exact": lambda: Variant(bare_step(ready, side, exact=True)),
+        "bare_sds": lambda: Variant(bare_step(ready, side, exact=False)),
+        "bare_plain": lambda: Variant(bare_step(ready, side, exact=True), around=lambda: heap.given_back(ready.device)),
+        "mist": lambda: Variant(mist_step(ready, side, prompt), around=lambda: as_published(ready)),
     }
 
 
@@ -158,7 +158,7 @@ def peaks(
 
 def _peak(model: DiffusersSurrogate, side: int, prompt: Prompt, name: str) -> int | None:
     def job(ready: Surrogate) -> int | None:
-        variant = variants(model, side, prompt)["sds" if name == LOW_VRAM else name]
+        variant = variants(model, side, prompt)["sds" if name == LOW_VRAM else name]()
         with variant.around():
             return peak_bytes(ready.device, variant.step)
 

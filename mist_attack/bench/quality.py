@@ -25,7 +25,9 @@ from .baseline import Loss, MistV1Fixed, MistV1Once, MistV1Textural, mist_v1
 
 SIDE = 256
 MIST_STEPS = 100
-LADDER = (5, 8, 10, 12, 15, 20, 25)
+LADDER = (5, 8, 10, 15, 20, 25)
+TOLERANCE = 0.01
+"""Less than what other pictures of the same kinds change in the medians."""
 JUDGES = range(1000, 1004)  # seeds that no attack has used
 Figures = dict[str, float]
 Pictures = Mapping[str, Sequence[Tensor]]
@@ -74,8 +76,8 @@ def _mist_loss(ready: Surrogate, target: Tensor, objective: Objective) -> Loss:
 
 
 def as_strong(found: Mapping[str, float]) -> bool:
-    """At most 1 in target_distance, and at least 1 in denoising_loss."""
-    return found["target_distance"] <= 1 and found.get("denoising_loss", 1.0) >= 1
+    """At most 1 in target_distance, and at least 1 in denoising_loss, to within TOLERANCE."""
+    return found["target_distance"] <= 1 + TOLERANCE and found.get("denoising_loss", 1.0) >= 1 - TOLERANCE
 
 
 def medians(rows: Iterable[Mapping[str, float]]) -> Figures:
