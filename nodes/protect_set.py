@@ -20,7 +20,7 @@ from .packages import engine
 from .progress import SetBar
 from .request import settings_of
 from .schema import ALIASES, CATEGORY, model_inputs, new_schema, options_input, output, vae_input
-from .widgets import named, preset_widget, protect_controls, widgets
+from .widgets import later, named, preset_widget, protect_controls, widgets
 
 if TYPE_CHECKING:
     from ..mist_attack.attack import Protected
@@ -124,7 +124,7 @@ def _optional() -> list[io.Input]:
             "Mist's lattice.",
         ),
         options_input(),
-        *widgets(_LATER),
+        *map(later, widgets(_LATER)),
     ]
 
 

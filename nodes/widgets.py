@@ -52,6 +52,12 @@ def _grid(control: Control) -> dict[str, Any]:
     return grid | ({"round": FINEST} if control.kind is float else {})
 
 
+def later(made: io.Input) -> io.Input:
+    """Of a control that saved prompts do not have."""
+    made.optional = True
+    return made
+
+
 def advanced(made: io.Input) -> io.Input:
     """Hidden until asked for, where the host can; older ones refuse the keyword and show the widget."""
     made.extra_dict = {**(made.extra_dict or {}), "advanced": True}

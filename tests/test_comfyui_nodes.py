@@ -569,6 +569,14 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(host, monk
 # Mist Protect Set: every input is a list
 
 
+def test_a_prompt_that_was_saved_before_the_sets_direction_still_runs(host):
+    required = [made.id for made in schema(host, "MistProtectSet").inputs if not made.optional]
+    assert required == ["images", "vae", *WIDGETS, *(name for name in SET if name != "set_direction")]
+    images = [torch.rand(1, 64, 64, 3), torch.rand(1, 64, 64, 3)]
+    rows = json.loads(together(host, images, set_direction=None)[1])
+    assert {row["settings"]["direction"] for row in rows} == {"descent"}
+
+
 SET = {"rounds": 2, "lora_steps": 3, "lora_rank": 2, "lora_rate": 0.0, "lora_states": 2, "set_direction": "ascent"}
 
 
