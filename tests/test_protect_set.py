@@ -127,6 +127,7 @@ def test_a_file_that_is_another_by_then_is_named(monkeypatch, capsys):
         (["in", "--pgd_eps", "8/255", "--strength", "8"], "say the same thing"),
         (["in", "--rounds", "2", "--max_train_steps", "2"], "say the same thing"),
         (["in", "--instance_data_dir", "in"], "say the same thing"),
+        (["in", "--direction", "ascent", "--set-direction", "descent"], "say the same thing"),
         (["in", "--class_data_dir", "in"], "unrecognized"),
         (["in", "--engine", "ray"], "unrecognized"),
     ],

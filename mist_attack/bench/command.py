@@ -113,7 +113,7 @@ def _seconds(taken: dict[str, list[float]], side: int, say: Say) -> Figures:
         figures |= _with_interval(f"step_ratio_{name}_{side}", taken["mist"], taken[name])
     for name in ("exact", "sds"):
         figures |= _with_interval(f"{name}_over_modules_{side}", taken[name], taken[f"bare_{name}"])
-    return figures | _with_interval(f"baseline_over_modules_{side}", taken["mist"], taken["bare_plain"])
+    return figures
 
 
 def _held(found: Mapping[str, int | None], side: int, say: Say) -> Figures:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 
 from ..budget import Linf
-from ..hosts.borrowing import heap
 from ..hosts.headless.diffusers import DiffusersSurrogate
 from ..loss import PictureLoss
 from ..objectives import ESTIMATES
@@ -42,12 +41,14 @@ class Variant(NamedTuple):
 
 
 def variants(ready: DiffusersSurrogate, side: int, prompt: Prompt) -> dict[str, Callable[[], Variant]]:
-    """Within `Surrogate.run`: ours by name, "bare_exact", "bare_sds", "bare_plain" (exact, its memory given back as
-    Mist's is) and "mist". Each is made when it is asked for, which takes a pass or two."""
-    return {name: partial(our_cycle, ready, side, name) for name in OURS} | {
+    """Within `Surrogate.run`: ours by name, "bare_exact" and "bare_sds", each right after ours, and "mist". Each is
+    made when it is asked for, which takes a pass or two."""
+    return {
+        "exact": lambda: our_cycle(ready, side, "exact"),
         "bare_exact": lambda: Variant(bare_step(ready, side, exact=True)),
+        "sds": lambda: our_cycle(ready, side, "sds"),
         "bare_sds": lambda: Variant(bare_step(ready, side, exact=False)),
-        "bare_plain": lambda: Variant(bare_step(ready, side, exact=True), around=lambda: heap.given_back(ready.device)),
+        "amortised": lambda: our_cycle(ready, side, "amortised"),
         "mist": lambda: Variant(mist_step(ready, side, prompt), around=lambda: as_published(ready)),
     }
 
@@ -126,8 +127,8 @@ def mist_steps(ready: DiffusersSurrogate, side: int, prompt: Prompt) -> Callable
 
 
 def seconds(found: dict[str, Variant], rounds: int, clock: Clock) -> dict[str, list[float]]:
-    """Of a step by variant, one number for each round. Those that give memory back come last, so every round begins
-    with an uncounted step, after which there is memory to use again."""
+    """Of a step by variant, one number for each round. The last one gives memory back, so every round begins with an
+    uncounted step, after which there is memory to use again."""
     taken: dict[str, list[float]] = {name: [] for name in found}
     first = next(iter(found.values()))
     for _ in range(rounds):

@@ -46,7 +46,6 @@ def figures(asked: Asked, say: Say) -> Figures:
 def _figures(ready: Any, rounds: int, say: Say) -> Figures:
     views = len(plan(LARGE, LARGE, "tiles", SMALL, ready.spatial_multiple("fused")))
     found = {side: _variant(ready, side, steps) for side, steps in TIMED.items()}
-    small, large = (_of_the_model(ready.device, side, found[side]) for side in (SMALL, LARGE))
     taken = seconds({str(side): variant for side, variant in found.items()}, rounds, Clock(ready.device))
     covered = ratio([value / views for value in taken[str(LARGE)]], taken[str(SMALL)])
     say(f"demo model, {LARGE} px in {views} tiles over {SMALL} px: {covered} per covered pixel")
@@ -54,6 +53,7 @@ def _figures(ready: Any, rounds: int, say: Say) -> Figures:
         "cost_per_covered_pixel_2048_over_512": covered.median,
         "cost_per_covered_pixel_2048_over_512_interval": [covered.low, covered.high],
     }
+    small, large = (_of_the_model(ready.device, side, found[side]) for side in (SMALL, LARGE))
     if small is not None and large is not None:
         result["model_memory_2048_over_512"] = large / small
         say(f"  memory of the model: {large / 2**20:.0f} MiB over {small / 2**20:.0f} MiB")

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..ending import told_to_end
+from ..errors import SettingsError
 from ..gallery import sets
 from ..gallery.journal import Journal, Say
 from ..gallery.manifest import PASSED_OVER
@@ -25,6 +26,8 @@ from .computing import require_device
 
 def run(options: argparse.Namespace, say: Say, complain: Say) -> list[str]:
     """The status of each picture, and of each file that was passed over. Raises as `sets.run` does."""
+    if None not in (options.direction, options.set_direction):
+        raise SettingsError("--direction and --set-direction say the same thing of a set. Use one of them.")
     mist_v2.translate(options, SetSettings().rounds)
     options.set_direction = options.set_direction or options.direction
     chosen = set_settings({known.name: getattr(options, known.name) for known in SET_CONTROLS})
