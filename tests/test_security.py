@@ -199,7 +199,8 @@ def test_api_numbers_have_bounds(client):
                 status, text = ask(client, settings={name: value})
                 assert status == 400 and name.split("_")[0] in text
     for known in SET_CONTROLS:
-        for value in (known.least - 1, known.most + 1, float("nan"), float("inf"), 10**400, True, [1], "many"):
+        ends = (known.least - 1, known.most + 1) if known.limits else ()
+        for value in (*ends, float("nan"), float("inf"), 10**400, True, [1], "many"):
             status, text = ask_for_set(client, set={known.name: value})
             assert status == 400 and "set: " in text and known.name.split("_")[-1] in text
     for asking in (ask, ask_for_set):
