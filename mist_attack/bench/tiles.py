@@ -15,7 +15,7 @@ from ..pgd import pgd
 from ..settings import Settings
 from ..views import plan
 from .asked import Asked, Figures, Say
-from .cost import Variant, our_steps, seconds
+from .cost import Variant, our_step, our_steps, seconds
 from .meters import Clock, peak_bytes
 from .ratios import ratio
 
@@ -45,15 +45,15 @@ def figures(asked: Asked, say: Say) -> Figures:
 
 def _figures(ready: Any, rounds: int, say: Say) -> Figures:
     views = len(plan(LARGE, LARGE, "tiles", SMALL, ready.spatial_multiple("fused")))
-    found = {side: _variant(ready, side, steps) for side, steps in TIMED.items()}
-    taken = seconds({str(side): variant for side, variant in found.items()}, rounds, Clock(ready.device))
+    found = {str(side): _variant(ready, side, steps) for side, steps in TIMED.items()}
+    taken = seconds(found, rounds, Clock(ready.device))
     covered = ratio([value / views for value in taken[str(LARGE)]], taken[str(SMALL)])
     say(f"demo model, {LARGE} px in {views} tiles over {SMALL} px: {covered} per covered pixel")
     result: Figures = {
         "cost_per_covered_pixel_2048_over_512": covered.median,
         "cost_per_covered_pixel_2048_over_512_interval": [covered.low, covered.high],
     }
-    small, large = (_of_the_model(ready.device, side, found[side]) for side in (SMALL, LARGE))
+    small, large = (_of_the_model(ready, side) for side in (SMALL, LARGE))
     if small is not None and large is not None:
         result["model_memory_2048_over_512"] = large / small
         say(f"  memory of the model: {large / 2**20:.0f} MiB over {small / 2**20:.0f} MiB")
@@ -64,10 +64,11 @@ def _variant(ready: Any, side: int, steps: int) -> Variant:
     return Variant(partial(our_steps(ready, side, SETTINGS), steps), steps=steps)
 
 
-def _of_the_model(device: torch.device, side: int, variant: Variant) -> int | None:
-    """Bytes at most, less what the loop holds without a model."""
+def _of_the_model(ready: Any, side: int) -> int | None:
+    """Bytes that a step holds at most, less what the loop holds without a model."""
+    device, step = ready.device, our_step(ready, side, SETTINGS)
     image = torch.rand(1, 3, side, side, device=device)
     budget = Linf(image, SETTINGS.epsilon, torch.ones(1, 1, side, side, device=device), keep_tone=True)
     alone = peak_bytes(device, lambda: pgd(NoModel(), budget, step_size=SETTINGS.step_size, steps=1))
-    with_model = peak_bytes(device, variant.step)
+    with_model = peak_bytes(device, step)
     return None if alone is None or with_model is None else with_model - alone
