@@ -27,7 +27,7 @@ SIDE = 256
 MIST_STEPS = 100
 LADDER = (5, 8, 10, 15, 20, 25)
 TOLERANCE = 0.01
-"""Less than what other pictures of the same kinds change in the medians."""
+"""About what other pictures of the same kinds change in the medians."""
 JUDGES = range(1000, 1004)  # seeds that no attack has used
 Figures = dict[str, float]
 Pictures = Mapping[str, Sequence[Tensor]]

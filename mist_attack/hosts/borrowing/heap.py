@@ -1,4 +1,6 @@
-"""Memory that serves again: on a CPU under Linux, a quarter of a step's processor time is the system clearing pages.
+"""Memory that serves again: on a CPU under Linux, the system clears pages in a part of a step's processor time.
+
+It took 5 to 13 % of Stable Diffusion v1's modules, forward and backward at 512 px, on two machines.
 
 glibc gives a freed block of more than 32 MB back to the system, and asks for a new one, which comes as pages that the
 system clears one by one when they are first written to. A step allocates the same large blocks over and over. For
