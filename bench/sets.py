@@ -42,7 +42,7 @@ from mist_attack.bench.sets_table import (
     SET_ROBUST,
     SHARED,
     SINGLE,
-    SINGLE_DESCENT,
+    SINGLE_ASCENT,
     SINGLE_ROBUST,
     V2,
     VARIANTS,
@@ -128,9 +128,9 @@ def mist_v2(model: Any, style: Style, pictures: Sequence[Tensor], strength: floa
 Way = Callable[[Any, Style, Sequence[Tensor], "float | None"], Pictures]
 WAYS: dict[str, Way] = {
     SINGLE: one_by_one,
-    SINGLE_DESCENT: partial(one_by_one, direction="descent"),
+    SINGLE_ASCENT: partial(one_by_one, direction="ascent", fusion_weight=1.5),
     SET: as_set,
-    SET_ASCENT: partial(as_set, chosen=SetSettings(set_direction="ascent")),
+    SET_ASCENT: partial(as_set, fusion_weight=1.5, chosen=SetSettings(set_direction="ascent")),
     V2: mist_v2,
     MIST: mist_v1,
     LUNET: partial(as_set, objective="lunet"),

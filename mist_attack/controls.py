@@ -146,7 +146,7 @@ class Settings:
         level="expert",
         choices=get_args(Direction),
         uses=LOSS,
-        hint="Make the denoising loss larger (Mist) or smaller (Xue et al. 2024), which looks smoother.",
+        hint="Make the denoising loss larger (Mist), or smaller (Xue et al. 2024), so that a LoRA finds less to learn.",
     )
     """Denoising loss maximised (Mist) or minimised (Xue et al. 2024, arXiv 2311.12832)."""
     view: ViewKind = control(

@@ -9,6 +9,7 @@ from statistics import median
 
 import pytest
 import torch
+from fakes.toy import ToyFlow, ToySurrogate
 
 from mist_attack.bench import balance, fused, judges
 from mist_attack.bench.asked import Asked
@@ -100,6 +101,7 @@ def test_a_lora_that_learned_nothing_is_no_imitation(high, imitated):
 
 def test_fused_figures_are_over_the_untouched_pictures_and_over_mists(monkeypatch):
     loss = {"mist 5": 1.0, "mist 8": 2.0, "default": 3.0, None: 0.5}
+    levels = {"mist 5": 10.0, "mist 8": 30.0, "default": 5.0}
     seen = {"mist 5": 36.0, "mist 8": 32.0, "default": 34.0}
 
     class Judge:
@@ -112,13 +114,24 @@ def test_fused_figures_are_over_the_untouched_pictures_and_over_mists(monkeypatc
     class Model:
         name = "model"
 
+        def run(self, job, *_):
+            return levels
+
     monkeypatch.setattr(judges, "whole", lambda *_: Model())
     monkeypatch.setattr(fused, "Judge", Judge)
     monkeypatch.setattr(fused, "by_mist", lambda *arguments: f"mist {arguments[-1]}")
     monkeypatch.setattr(fused, "by_preset", lambda *arguments: arguments[-1])
     monkeypatch.setattr(fused, "seen", lambda _, way: {"psnr_db": seen[way]})
     ways = fused.fused(fused.Job("", CPU, "", torch.zeros(1, 3, 8, 8))).ways
-    assert ways["default"] == {"psnr_db": 34, "denoising_loss": 6, "denoising_loss_over_equal": 2}
+    over = {"denoising_loss_over_equal": 2, f"{fused.APART}_over_equal": 5 / 20}
+    assert ways["default"] == {"psnr_db": 34, "denoising_loss": 6, fused.APART: 5} | over
+
+
+@pytest.mark.parametrize("surrogate", [ToySurrogate(), ToyFlow()])
+def test_img2img_of_a_picture_lies_nowhere_from_itself_and_as_far_from_another_as_that_from_it(surrogate):
+    one, other = torch.rand(2, 1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    there = fused.apart(surrogate, one, {"itself": one, "other": other})
+    assert there["itself"] == 0 < there["other"] == fused.apart(surrogate, other, {"back": one})["back"]
 
 
 def test_parts_are_written_one_by_one_and_what_was_measured_earlier_stays(tmp_path, monkeypatch):

@@ -28,6 +28,7 @@ from mist_attack.protection import protect
 from mist_attack.settings import resolve
 
 SIDE, DRAWS = 256, 8
+UP = {"steps": 20, "step": 2, "direction": "ascent"}
 PROMPTS = {"drawing": "a drawing", "lineart": "line art", "painting": "a painting", "photograph": "a photo"}
 PHOTOGRAPHS = ("camera", "coins", "brick", "grass", "gravel", "page", "text", "moon", "retina", "hubble_deep_field")
 
@@ -140,7 +141,7 @@ def main(arguments: list[str] | None = None) -> None:
         torch.save(model.unet.state_dict(), weights)
     chosen = [x for members in generated.unseen(each=1).values() for x in members]
     for gradient in ("sds", "exact", "amortised"):
-        times = attack(model, chosen, "default", {"gradient": gradient, "steps": 20, "step": 2})
+        times = attack(model, chosen, "default", UP | {"gradient": gradient})
         print(f"{gradient}: loss x {median(times):.2f} (median), {min(times):.2f} to {max(times):.2f}", flush=True)
 
 

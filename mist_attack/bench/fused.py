@@ -1,15 +1,21 @@
-"""What the denoiser makes of a protection: the fused objective on whole models, judged by fresh noise, beside Mist's
-own loop at 16 levels and at the strength that is as visible."""
+"""What the denoiser makes of a protection: the fused objective on whole models, judged by fresh noise and by img2img,
+beside Mist's own loop at 16 levels and at the strength that is as visible."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..budget import to_levels
+from ..evaluation.comparison import img2img
+from ..evaluation.metrics import rms
+from ..settings import Settings
+from ..surrogate import Surrogate
 from . import judges, unseen
 from .asked import Asked, Figures, Say
 from .quality import Judge
@@ -17,6 +23,10 @@ from .real import on_processes
 from .ways import LADDER, PRESETS, at_psnr, by_mist, by_preset, seen
 
 EACH = 1
+STRENGTH, STEPS = 0.5, 10
+"""Of img2img: how much of the schedule, in how many steps."""
+SEEDS = range(2)
+APART = "img2img_levels"
 BESIDE = (5, 8)
 """Strengths of Mist's loop between which, or beyond which, the presets are as visible."""
 
@@ -33,8 +43,9 @@ class Job(NamedTuple):
 class Judged(NamedTuple):
     model: str
     ways: dict[str, Figures]
-    """What is seen, denoising_loss and target_distance over the untouched picture's; of a preset also both over those
-    of Mist's loop at equal PSNR (NAME_over_equal)."""
+    """What is seen; denoising_loss and target_distance over the untouched picture's; and APART, how far what img2img
+    makes lies from what it makes of the untouched picture, rms in levels. Of a preset also all three over those of
+    Mist's loop at equal PSNR (NAME_over_equal)."""
 
 
 def over_mist(asked: Asked, say: Say) -> Figures:
@@ -74,11 +85,27 @@ def fused(job: Job) -> Judged:
     made = {f"mist {levels}": by_mist(model, job.picture, "fused", levels) for levels in job.strengths}
     made |= {name: by_preset(model, job.picture, "fused", name) for name in job.presets}
     whole = judge.figures(job.picture)
-    ways = {way: seen(job.picture, after) | _shares(judge.figures(after), whole) for way, after in made.items()}
+    height, width = job.picture.shape[2:]
+    moved = model.run(lambda ready: apart(ready, job.picture, made), 1, height, width)
+    ways = {
+        way: seen(job.picture, after) | _shares(judge.figures(after), whole) | {APART: moved[way]}
+        for way, after in made.items()
+    }
     ladder = [ways[f"mist {levels}"] for levels in job.strengths]
     for name in job.presets:
-        ways[name] |= {f"{key}_over_equal": _over_equal(ways[name], ladder, key) for key in whole}
+        ways[name] |= {f"{key}_over_equal": _over_equal(ways[name], ladder, key) for key in (*whole, APART)}
     return Judged(model.name, ways)
+
+
+def apart(ready: Surrogate, before: Tensor, after: Mapping[str, Tensor]) -> Figures:
+    """How far img2img's results of each lie from those of `before` by the same noise, rms in levels."""
+    conditioning = ready.conditioning(Settings().prompt)
+
+    def varied(picture: Tensor, seed: int) -> Tensor:
+        return to_levels(img2img(ready, picture.to(ready.device), conditioning, STRENGTH, STEPS, seed)).cpu()
+
+    made = [varied(before, seed) for seed in SEEDS]
+    return {way: fmean(rms(varied(x, seed), made[seed]) for seed in SEEDS) for way, x in after.items()}
 
 
 def _shares(figures: Figures, whole: Figures) -> Figures:

@@ -12,20 +12,20 @@ from ..evaluation.words import REACHED
 
 CLEAN, SINGLE, MIST, SET, LUNET, V2 = "clean", "single", "mist", "set", "set_lunet", "mist_v2"
 SINGLE_ROBUST, SET_ROBUST = "single_robust", "set_robust"
-SINGLE_DESCENT, SET_ASCENT = "single_descent", "set_ascent"
+SINGLE_ASCENT, SET_ASCENT = "single_ascent", "set_ascent"
 PLAIN, MIXED, OTHER, SHARED = "plain", "mixed", "other", "shared"
 WORDS = {
     SINGLE: "`mist protect`, each by itself, `default`",
-    SINGLE_DESCENT: "`mist protect --direction descent`, each by itself",
+    SINGLE_ASCENT: "`mist protect --direction ascent --fusion-weight 1.5`, each by itself",
     MIST: "Mist v1, each by itself, 100 steps, as visible",
     SET: "`mist protect-set`",
-    SET_ASCENT: "`mist protect-set --set-direction ascent`",
+    SET_ASCENT: "`mist protect-set --set-direction ascent --fusion-weight 1.5`",
     LUNET: "`mist protect-set --objective lunet`",
     V2: "Mist v2's recipe, 150 steps, as visible",
     SINGLE_ROBUST: "`mist protect --preset robust`, each by itself",
     SET_ROBUST: "`mist protect-set --preset robust`",
 }
-BESIDE = dict.fromkeys((SINGLE_DESCENT, MIST, SET, SET_ASCENT, LUNET, V2), SINGLE) | {SET_ROBUST: SINGLE_ROBUST}
+BESIDE = dict.fromkeys((SINGLE_ASCENT, MIST, SET, SET_ASCENT, LUNET, V2), SINGLE) | {SET_ROBUST: SINGLE_ROBUST}
 """The protection of single pictures that is as visible."""
 VARIANTS = {
     PLAIN: "as they were protected",
