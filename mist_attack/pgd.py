@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .budget import Budget
-from .errors import GradientError, Stop
+from .errors import GradientError, MistError, Stop
 
 
 class Loss(Protocol):
@@ -90,6 +90,9 @@ def pgd(
                 on_step(Progress(step + 1, steps, value.detach(), x.clone))
     except stops:
         pass
+    except MistError:  # a preview of pixels that are not finite fails, too; the gradient is why
+        watch.end()
+        raise
     watch.end()
     if best is not None:
         best.offer(x, loss.value(x))

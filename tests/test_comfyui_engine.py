@@ -39,12 +39,13 @@ def test_pictures_go_there_and_come_back_with_all_that_stayed_here(comfy):
 
 def test_settings_arrive_in_the_nodes_words():
     changed = {"strength": 8, "steps": 7, "objective": "textural", "step": 2, "seed": 5, "view": "tiles"}
-    settings = resolve("default", changed)
+    settings = resolve("default", changed | {"fusion_weight": 1.5})
     graph = graph_for(settings, "sd.safetensors", {"image": "a"})
     widgets = graph["protect"]["inputs"]
     expected = {"strength": 8, "steps": 7, "mode": "textural", "fusion_weight": 1.5, "seed": 5, "preset": "default"}
     assert {name: widgets[name] for name in expected} == expected and "model" not in widgets
-    assert (graph["options"]["inputs"]["step"], graph["options"]["inputs"]["view"]) == (2, "tiles")
+    options = graph["options"]["inputs"]
+    assert (options["step"], options["view"], options["direction"]) == (2, "tiles", settings.direction)
 
 
 def test_a_mask_and_a_target_are_sent_and_the_budget_is_checked_here(comfy, capsys):

@@ -5,9 +5,10 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mist_attack.budget import TONE_TOLERANCE, Linf
-from mist_attack.errors import GradientError, Stop
+from mist_attack.budget import TONE_TOLERANCE, CappedL2, Linf
+from mist_attack.errors import GradientError, PictureError, Stop
 from mist_attack.pgd import pgd
+from mist_attack.pictures.reading import to_u8
 
 
 class Linear:
@@ -32,6 +33,21 @@ class Noisy(Linear):
 
     def value_and_gradient(self, x):
         return torch.rand(()), self.w.clone()
+
+
+class Broken(Noisy):
+    """Not finite at one of its steps."""
+
+    def __init__(self, w, bad_step):
+        super().__init__(w)
+        self.bad_step, self.calls = bad_step, 0
+
+    def value_and_gradient(self, x):
+        value, gradient = super().value_and_gradient(x)
+        if self.calls == self.bad_step:
+            gradient[0, 0, 0, 0] = torch.nan
+        self.calls += 1
+        return value, gradient
 
 
 class Scripted(Linear):
@@ -222,21 +238,25 @@ def test_other_exceptions_of_on_step_pass_through():
 
 @pytest.mark.parametrize("bad_step", [0, 2])
 def test_a_gradient_that_is_not_finite_is_refused(bad_step):
-    class Broken(Noisy):
-        calls = 0
-
-        def value_and_gradient(self, x):
-            value, gradient = super().value_and_gradient(x)
-            if self.calls == bad_step:
-                gradient[0, 0, 0, 0] = torch.nan
-            self.calls += 1
-            return value, gradient
-
     x0 = grey()
-    loss = Broken(torch.ones_like(x0))
+    loss = Broken(torch.ones_like(x0), bad_step)
     with pytest.raises(GradientError, match="not finite"):
         pgd(loss, Linf(x0, 0.1, full(x0), keep_tone=False), step_size=0.1, steps=4)
     assert loss.calls == (1 if bad_step == 0 else 4)
+
+
+@pytest.mark.parametrize(("bad_step", "error"), [(1, GradientError), (9, PictureError)])
+def test_a_preview_that_fails_for_the_gradients_sake_says_so(bad_step, error):
+    """Hosts draw the picture now and then, long before the end at which later gradients are looked at."""
+    x0 = grey()
+    budget = CappedL2(x0, 0.1, full(x0), rms=0.05, keep_tone=False)
+
+    def draw(progress):
+        if progress.step == 3:
+            to_u8(progress.preview() if error is GradientError else torch.full_like(x0, torch.inf))
+
+    with pytest.raises(error, match="not finite"):
+        pgd(Broken(torch.ones_like(x0), bad_step), budget, step_size=0.1, steps=4, on_step=draw)
 
 
 def test_x0_is_never_written_to():
