@@ -70,6 +70,7 @@ def test_every_way_of_a_step_is_measured_on_the_full_architecture(request_, monk
     assert not any(map(check.failed, rows)), rows
     names = {row["what"].removesuffix(", 64 px") for row in rows}
     assert {"bare encoder", "bare exact", "bare sds"} < names
+    assert rows[0]["what"] == "the encoder's largest norms, 64 px" and min(rows[0]["own_ms"], rows[0]["spread_ms"]) > 0
     assert {"Mist's loop", "exact", "sds", "amortised", "textural", "exact, low-VRAM"} < names
     ours = next(row for row in rows if row["what"] == "exact, 64 px")
     assert ours["over_bare"] > 0 and ours["busy"] is ours["syncs_a_step"] is None

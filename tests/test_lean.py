@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from mist_attack.hosts.borrowing import lean as lean_module
 from mist_attack.hosts.borrowing.lean import half, lean
 
 
@@ -57,6 +58,36 @@ def test_a_half_is_what_it_stands_for(device, dtype, arranged, convolution, stri
     plain, lean_one = (torch.autograd.grad(y, x, towards)[0].double() for y in (one, other))
     error = float((plain - lean_one).norm() / plain.norm())
     assert error < (0.01 if dtype == torch.bfloat16 else 1e-6)
+
+
+def large_picture(device, dtype=torch.float32, apart=1000.0):
+    """Groups that are large enough, and far from zero for their spread: sums of squares would lose them."""
+    x = torch.randn(1, 8, 256, 256, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    assert x[0].numel() == 4 * lean_module.LARGE
+    return (x + apart * torch.tensor([1, 1, 2, 2, 3, 3, 4, 4])[:, None, None]).to(device, dtype)
+
+
+def test_statistics_that_many_blocks_share_are_the_norms(device):
+    norm, _ = layers(torch.float32)
+    x = large_picture(device)
+    exact = large_picture(device, torch.float64).view(1, 4, -1)
+    mean, rstd = lean_module.spread_statistics(x, 4, norm.eps)
+    torch.testing.assert_close(mean.double(), exact.mean(-1), rtol=1e-6, atol=0)
+    torch.testing.assert_close(rstd.double(), (exact.var(-1, correction=0) + norm.eps).rsqrt(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_a_half_of_large_groups_is_what_it_stands_for(device, monkeypatch, everywhere):
+    """On a card they are normalised in another way, which every device can take."""
+    if everywhere:
+        monkeypatch.setattr(lean_module, "_leaves_idle", lambda x, groups: True)
+    norm, conv = (layer.to(device) for layer in layers(torch.float32))
+    x = large_picture(device, apart=1.0).requires_grad_()
+    one, other = plainly(x, norm, conv), half(x, norm, conv)
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    towards = torch.randn_like(one)
+    plain, lean_one = (torch.autograd.grad(y, x, towards)[0].double() for y in (one, other))
+    assert float((plain - lean_one).norm() / plain.norm()) < 1e-5
 
 
 def test_a_half_keeps_its_input_alone():

@@ -7,6 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
+
+from ...hosts.borrowing.lean import spread_statistics
 from ...hosts.headless.diffusers import DiffusersSurrogate
 from ...settings import Settings
 from ..baseline import as_published
@@ -41,6 +44,7 @@ def rows(check: Check) -> Iterator[Row]:
     model, text = random_sd_v1(check.device, check.dtype, narrow=check.reduced)
     model.conditioning("a painting")
     for side in SIDES[check.reduced]:
+        yield row(f"the encoder's largest norms, {side} px", partial(_norms, model, side))
         bare: dict[str, float] = {}
         for name, step in _bare(side).items():
             found = row(f"bare {name}, {side} px", partial(_measured_bare, model, side, step))
@@ -48,6 +52,19 @@ def rows(check: Check) -> Iterator[Row]:
             yield found
         for name, way in _ways(side, text).items():
             yield row(f"{name}, {side} px", partial(_measured, check, model, side, way, bare))
+
+
+def _norms(model: DiffusersSurrogate, side: int) -> Row:
+    """Their statistics by the card's own kernel and as `lean` has them."""
+    norm = model.vae.encoder.down_blocks[0].resnets[0].norm1
+    x, clock = torch.randn(1, norm.num_channels, side, side, device=model.device), Clock(model.device)
+    ways = {
+        "own_ms": partial(torch.native_group_norm, x, None, None, *x.shape[:2], side**2, norm.num_groups, norm.eps),
+        "spread_ms": partial(spread_statistics, x, norm.num_groups, norm.eps),
+    }
+    for call in ways.values():
+        call()
+    return {name: 1000 * min(clock.time(call) for _ in range(3)) for name, call in ways.items()}
 
 
 def _bare(side: int) -> dict[str, Callable[[DiffusersSurrogate], Callable[[], object]]]:
