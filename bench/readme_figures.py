@@ -94,8 +94,8 @@ ROWS: list[tuple[str, str, Callable[[str], Callable[[Figures], str]]]] = [
     (f"... their distance to the target over Mist's: {KINDS}", "strength_by_kind_fused", by_kind("target_distance")),
     (f"... their denoising loss over Mist's: {KINDS}", "strength_by_kind_fused", by_kind("denoising_loss")),
     ("time to equal protection against Mist's, 512 px, `quick`'s gradient", "time_ratio_to_equal_protection", times),
-    (f"`robust` after a halving over Mist's 100 steps, in {TRIED}: strength, PSNR more", "halved_by_steps", halved),
-    ("`robust`'s steps as strong as Mist's 100 after a halving, no more visible", "steps_to_mist_100_halved", count),
+    (f"`sprint` after a halving over Mist's 100 steps, in {TRIED}: strength, PSNR more", "halved_by_steps", halved),
+    ("`sprint`'s steps as strong as Mist's 100 after a halving, no more visible", "steps_to_mist_100_halved", count),
     ("... time to that against Mist's, 512 px", "time_ratio_to_equal_halved", times),
 ]  # fmt: skip
 

@@ -18,7 +18,9 @@ from mist_attack.bench.evidence import collecting, flat, tables
 from mist_attack.bench.evidence.page import page
 from mist_attack.bench.reach import Reach
 from mist_attack.bench.ways import LADDER, MIST, PRESETS, at_psnr
+from mist_attack.budget import to_levels
 from mist_attack.errors import CheckpointError
+from mist_attack.evaluation.transforms import transformed
 from mist_attack.evaluation.words import REACHED
 
 CPU = torch.device("cpu")
@@ -102,6 +104,7 @@ def test_a_lora_that_learned_nothing_is_no_imitation(high, imitated):
 def test_fused_figures_are_over_the_untouched_pictures_and_over_mists(monkeypatch):
     loss = {"mist 5": 1.0, "mist 8": 2.0, "default": 3.0, None: 0.5}
     levels = {"mist 5": 10.0, "mist 8": 30.0, "default": 5.0}
+    reduced = {"mist 5": 2.0, "mist 8": 4.0, "default": 6.0}
     seen = {"mist 5": 36.0, "mist 8": 32.0, "default": 34.0}
 
     class Judge:
@@ -115,16 +118,28 @@ def test_fused_figures_are_over_the_untouched_pictures_and_over_mists(monkeypatc
         name = "model"
 
         def run(self, job, *_):
-            return levels
+            return job(None)
 
     monkeypatch.setattr(judges, "whole", lambda *_: Model())
     monkeypatch.setattr(fused, "Judge", Judge)
     monkeypatch.setattr(fused, "by_mist", lambda *arguments: f"mist {arguments[-1]}")
     monkeypatch.setattr(fused, "by_preset", lambda *arguments: arguments[-1])
     monkeypatch.setattr(fused, "seen", lambda _, way: {"psnr_db": seen[way]})
+    monkeypatch.setattr(fused, "halved", lambda way: way if isinstance(way, torch.Tensor) else f"{way} reduced")
+    monkeypatch.setattr(
+        fused,
+        "apart",
+        lambda _, __, made: {way: (reduced if x.endswith("reduced") else levels)[way] for way, x in made.items()},
+    )
     ways = fused.fused(fused.Job("", CPU, "", torch.zeros(1, 3, 8, 8))).ways
     over = {"denoising_loss_over_equal": 2, f"{fused.APART}_over_equal": 5 / 20}
-    assert ways["default"] == {"psnr_db": 34, "denoising_loss": 6, fused.APART: 5} | over
+    over[f"{fused.APART_HALVED}_over_equal"] = 6 / 3
+    assert ways["default"] == {"psnr_db": 34, "denoising_loss": 6, fused.APART: 5, fused.APART_HALVED: 6} | over
+
+
+def test_a_picture_is_halved_as_the_survival_suite_does_it():
+    picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(fused.halved(picture) * 255, transformed("half", to_levels(picture)).float())
 
 
 @pytest.mark.parametrize("surrogate", [ToySurrogate(), ToyFlow()])

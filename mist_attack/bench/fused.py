@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..budget import to_levels
+from ..budget import to_levels, to_unit
 from ..evaluation.comparison import img2img
 from ..evaluation.metrics import rms
+from ..evaluation.transforms import transformed
 from ..settings import Settings
 from ..surrogate import Surrogate
 from . import judges, unseen
@@ -26,7 +27,7 @@ EACH = 1
 STRENGTH, STEPS = 0.5, 10
 """Of img2img: how much of the schedule, in how many steps."""
 SEEDS = range(2)
-APART = "img2img_levels"
+APART, APART_HALVED = "img2img_levels", "img2img_halved_levels"
 BESIDE = (5, 8)
 """Strengths of Mist's loop between which, or beyond which, the presets are as visible."""
 
@@ -44,8 +45,8 @@ class Judged(NamedTuple):
     model: str
     ways: dict[str, Figures]
     """What is seen; denoising_loss and target_distance over the untouched picture's; and APART, how far what img2img
-    makes lies from what it makes of the untouched picture, rms in levels. Of a preset also all three over those of
-    Mist's loop at equal PSNR (NAME_over_equal)."""
+    makes lies from what it makes of the untouched picture, rms in levels, and APART_HALVED, where both were reduced to
+    half and back before. Of a preset also all of these over those of Mist's loop at equal PSNR (NAME_over_equal)."""
 
 
 def over_mist(asked: Asked, say: Say) -> Figures:
@@ -86,14 +87,20 @@ def fused(job: Job) -> Judged:
     made |= {name: by_preset(model, job.picture, "fused", name) for name in job.presets}
     whole = judge.figures(job.picture)
     height, width = job.picture.shape[2:]
+    reduced = {way: halved(x) for way, x in made.items()}
     moved = model.run(lambda ready: apart(ready, job.picture, made), 1, height, width)
+    moved_halved = model.run(lambda ready: apart(ready, halved(job.picture), reduced), 1, height, width)
     ways = {
-        way: seen(job.picture, after) | _shares(judge.figures(after), whole) | {APART: moved[way]}
+        way: seen(job.picture, after)
+        | _shares(judge.figures(after), whole)
+        | {APART: moved[way], APART_HALVED: moved_halved[way]}
         for way, after in made.items()
     }
     ladder = [ways[f"mist {levels}"] for levels in job.strengths]
     for name in job.presets:
-        ways[name] |= {f"{key}_over_equal": _over_equal(ways[name], ladder, key) for key in (*whole, APART)}
+        ways[name] |= {
+            f"{key}_over_equal": _over_equal(ways[name], ladder, key) for key in (*whole, APART, APART_HALVED)
+        }
     return Judged(model.name, ways)
 
 
@@ -106,6 +113,11 @@ def apart(ready: Surrogate, before: Tensor, after: Mapping[str, Tensor]) -> Figu
 
     made = [varied(before, seed) for seed in SEEDS]
     return {way: fmean(rms(varied(x, seed), made[seed]) for seed in SEEDS) for way, x in after.items()}
+
+
+def halved(picture: Tensor) -> Tensor:
+    """Reduced to half and back, as a file."""
+    return to_unit(transformed("half", to_levels(picture)))
 
 
 def _shares(figures: Figures, whole: Figures) -> Figures:

@@ -67,6 +67,8 @@ FUSED: list[Row] = [
     ("... over Mist's at equal PSNR", "fused_target_distance_over_mist_at_equal_psnr", times),
     ("img2img's result, from that of the untouched picture, rms in levels", "fused_img2img_levels", plain(1)),
     ("... over Mist's at equal PSNR", "fused_img2img_levels_over_mist_at_equal_psnr", times),
+    ("... where both were reduced to half before", "fused_img2img_halved_levels", plain(1)),
+    ("... over Mist's at equal PSNR", "fused_img2img_halved_levels_over_mist_at_equal_psnr", times),
 ]
 IMITATED: list[Row] = [
     ("style distance over that of a LoRA of the originals", "style_distance_over_originals", times),
