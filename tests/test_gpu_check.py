@@ -69,7 +69,9 @@ def test_every_way_of_a_step_is_measured_on_the_full_architecture(request_, monk
     rows = list(cost.rows(request_))
     assert not any(map(check.failed, rows)), rows
     names = {row["what"].removesuffix(", 64 px") for row in rows}
-    assert {"bare encoder", "bare exact", "bare sds"} < names
+    assert {"bare encoder", "bare exact", "bare exact, 4 pictures", "bare sds"} < names
+    together = next(row for row in rows if "pictures" in row["what"])
+    assert together["ms_a_picture"] > 0
     assert rows[0]["what"] == "the encoder's largest norms, 64 px" and min(rows[0]["own_ms"], rows[0]["spread_ms"]) > 0
     assert {"Mist's loop", "exact", "sds", "amortised", "textural", "exact, low-VRAM"} < names
     ours = next(row for row in rows if row["what"] == "exact, 64 px")

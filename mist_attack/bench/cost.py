@@ -98,10 +98,11 @@ def bare_encoder(ready: DiffusersSurrogate, side: int) -> Callable[[], object]:
     return step
 
 
-def bare_step(ready: DiffusersSurrogate, side: int, *, exact: bool) -> Callable[[], object]:
-    """The modules alone, forward and backward; sds has no backward of the UNet."""
-    x = (torch.rand(1, 3, side, side, device=ready.device) * 2 - 1).requires_grad_()
-    prompt, t = ready.conditioning("a painting"), torch.tensor([500], device=ready.device)
+def bare_step(ready: DiffusersSurrogate, side: int, *, exact: bool, pictures: int = 1) -> Callable[[], object]:
+    """The modules alone, forward and backward; sds has no backward of the UNet. pictures: in one pass."""
+    x = (torch.rand(pictures, 3, side, side, device=ready.device) * 2 - 1).requires_grad_()
+    prompt: Any = ready.conditioning("a painting")
+    prompt, t = prompt.expand(pictures, -1, -1), torch.full((pictures,), 500, device=ready.device)
     vae, unet = ready.vae, ready.unet
     assert unet is not None
 

@@ -23,6 +23,8 @@ SIDES = {False: (512, 1024), True: (64,)}
 STEPS = {False: (3, 9), True: (1, 4)}
 """A step costs what more of them cost more: loops begin and end with work of their own. Apart by a multiple of three,
 the steps for which an amortised gradient serves."""
+TOGETHER = 4
+"""Pictures in one pass: what a gallery could gain, were they protected together."""
 OURS = {
     "textural": ({"objective": "textural"}, "encoder"),
     "sds": ({"gradient": "sds"}, "sds"),
@@ -50,6 +52,7 @@ def rows(check: Check) -> Iterator[Row]:
             found = row(f"bare {name}, {side} px", partial(_measured_bare, model, side, step))
             bare[name] = found.get("ms", float("nan"))
             yield found
+        yield row(f"bare exact, {TOGETHER} pictures, {side} px", partial(_measured_together, model, side))
         for name, way in _ways(side, text).items():
             yield row(f"{name}, {side} px", partial(_measured, check, model, side, way, bare))
 
@@ -101,6 +104,12 @@ def _measured_bare(
         return found
 
     return model.run(job, 1, side, side)
+
+
+def _measured_together(model: DiffusersSurrogate, side: int) -> Row:
+    found = _measured_bare(model, side, lambda ready: bare_step(ready, side, exact=True, pictures=TOGETHER))
+    give_back()
+    return {f"{name}_a_picture": value / TOGETHER for name, value in found.items()}
 
 
 def _measured(check: Check, model: DiffusersSurrogate, side: int, way: Way, bare: dict[str, float]) -> Row:
