@@ -52,7 +52,8 @@ def rows(check: Check) -> Iterator[Row]:
             found = row(f"bare {name}, {side} px", partial(_measured_bare, model, side, step))
             bare[name] = found.get("ms", float("nan"))
             yield found
-        yield row(f"bare exact, {TOGETHER} pictures, {side} px", partial(_measured_together, model, side))
+        if side == min(SIDES[check.reduced]):
+            yield row(f"bare exact, {TOGETHER} pictures, {side} px", partial(_measured_together, model, side))
         for name, way in _ways(side, text).items():
             yield row(f"{name}, {side} px", partial(_measured, check, model, side, way, bare))
 
