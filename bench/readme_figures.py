@@ -68,9 +68,12 @@ def by_kind(measure: str) -> Callable[[str], Callable[[Figures], str]]:
 def halved(name: str) -> Callable[[Figures], str]:
     def cell(figures: Figures) -> str:
         tried = figures[name].values()
-        strengths = ", ".join(f"{one['off_over_mist']['median']:.2f}" for one in tried)
+        after, before = (
+            ", ".join(f"{one[figure]['median']:.2f}" for one in tried)
+            for figure in ("off_over_mist", "plainly_over_mist")
+        )
         more = ", ".join(f"{one['psnr_db_more']:.1f}" for one in tried)
-        return f"{strengths} times; {more} dB"
+        return f"{after} times; {before} times; {more} dB"
 
     return cell
 
@@ -94,7 +97,7 @@ ROWS: list[tuple[str, str, Callable[[str], Callable[[Figures], str]]]] = [
     (f"... their distance to the target over Mist's: {KINDS}", "strength_by_kind_fused", by_kind("target_distance")),
     (f"... their denoising loss over Mist's: {KINDS}", "strength_by_kind_fused", by_kind("denoising_loss")),
     ("time to equal protection against Mist's, 512 px, `quick`'s gradient", "time_ratio_to_equal_protection", times),
-    (f"`sprint` after a halving over Mist's 100 steps, in {TRIED}: strength, PSNR more", "halved_by_steps", halved),
+    (f"`sprint` after a halving over Mist's 100 steps, in {TRIED}; before it; PSNR more", "halved_by_steps", halved),
     ("`sprint`'s steps as strong as Mist's 100 after a halving, no more visible", "steps_to_mist_100_halved", count),
     ("... time to that against Mist's, 512 px", "time_ratio_to_equal_halved", times),
 ]  # fmt: skip

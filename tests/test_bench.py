@@ -295,12 +295,14 @@ def test_the_steps_that_are_enough_after_a_halving_are_as_strong_and_no_more_vis
     """Of three pictures: the medians of the ratios and of the differences in PSNR."""
 
     def row(offs, psnr_db=27.0):
-        return {MIST: One(26.0, 0.5)} | {str(n): One(psnr_db, off) for n, off in zip(LADDER, offs, strict=True)}
+        ours = {str(n): One(psnr_db, off, off / 4) for n, off in zip(LADDER, offs, strict=True)}
+        return {MIST: One(26.0, 0.5, 0.25)} | ours
 
     rows = [row((0.1, 0.45, 0.5)), row((0.2, 0.5, 0.55)), row((0.3, 0.4, 0.6))]
     found = by_steps(rows)
     assert found["steps_to_mist_100_halved"] == LADDER[2] and LADDER[2] % ESTIMATES["amortised"].steps == 0
     assert found["halved_by_steps"][str(LADDER[1])]["off_over_mist"]["median"] == pytest.approx(0.9)
+    assert found["halved_by_steps"][str(LADDER[1])]["plainly_over_mist"]["median"] == pytest.approx(0.45)
     assert found["halved_by_steps"][str(LADDER[1])]["psnr_db_more"] == pytest.approx(1.0)
     assert by_steps([row((0.1, 0.2, 0.6), psnr_db=25.9)])["steps_to_mist_100_halved"] is None
     assert by_steps([row((0.1, 0.2, 0.45))])["steps_to_mist_100_halved"] is None
