@@ -70,10 +70,10 @@ def large_picture(device, dtype=torch.float32, apart=1000.0):
 def test_statistics_that_many_blocks_share_are_the_norms(device):
     norm, _ = layers(torch.float32)
     x = large_picture(device)
-    exact = large_picture(device, torch.float64).view(1, 4, -1)
-    mean, rstd = lean_module.spread_statistics(x, 4, norm.eps)
-    torch.testing.assert_close(mean.double(), exact.mean(-1), rtol=1e-6, atol=0)
-    torch.testing.assert_close(rstd.double(), (exact.var(-1, correction=0) + norm.eps).rsqrt(), rtol=1e-5, atol=0)
+    exact = large_picture("cpu", torch.float64).view(1, 4, -1)
+    mean, rstd = (value.cpu().double() for value in lean_module.spread_statistics(x, 4, norm.eps))
+    torch.testing.assert_close(mean, exact.mean(-1), rtol=1e-6, atol=0)
+    torch.testing.assert_close(rstd, (exact.var(-1, correction=0) + norm.eps).rsqrt(), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("everywhere", [True, False])
@@ -84,7 +84,9 @@ def test_a_half_of_large_groups_is_what_it_stands_for(device, monkeypatch, every
     norm, conv = (layer.to(device) for layer in layers(torch.float32))
     x = large_picture(device, apart=1.0).requires_grad_()
     one, other = plainly(x, norm, conv), half(x, norm, conv)
-    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert (
+        float((one - other).detach().norm() / one.detach().norm()) < 1e-4
+    )  # TF32 rounds what differs by a bit to neighbours
     towards = torch.randn_like(one)
     plain, lean_one = (torch.autograd.grad(y, x, towards)[0].double() for y in (one, other))
     assert float((plain - lean_one).norm() / plain.norm()) < 1e-5

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ...hosts.borrowing.lean import spread_statistics
+from ...hosts.borrowing.lean import spread_norm
 from ...hosts.headless.diffusers import DiffusersSurrogate
 from ...settings import Settings
 from ..baseline import as_published
@@ -59,12 +59,14 @@ def rows(check: Check) -> Iterator[Row]:
 
 
 def _norms(model: DiffusersSurrogate, side: int) -> Row:
-    """Their statistics by the card's own kernel and as `lean` has them."""
+    """By the card's own kernel and as `lean` has them."""
     norm = model.vae.encoder.down_blocks[0].resnets[0].norm1
-    x, clock = torch.randn(1, norm.num_channels, side, side, device=model.device), Clock(model.device)
+    groups, channels, clock = norm.num_groups, norm.num_channels, Clock(model.device)
+    x = torch.randn(1, channels, side, side, device=model.device)
+    weight, bias = x.new_ones(channels), x.new_zeros(channels)
     ways = {
-        "own_ms": partial(torch.native_group_norm, x, None, None, *x.shape[:2], side**2, norm.num_groups, norm.eps),
-        "spread_ms": partial(spread_statistics, x, norm.num_groups, norm.eps),
+        "own_ms": partial(torch.native_group_norm, x, weight, bias, 1, channels, side**2, groups, norm.eps),
+        "spread_ms": partial(spread_norm, x, weight, bias, groups, norm.eps),
     }
     for call in ways.values():
         call()

@@ -150,13 +150,17 @@ def _norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> t
     """The norm's output, the means and one over the deviations, each (B, groups). x: arranged."""
     if not _leaves_idle(x, groups):
         return torch.native_group_norm(x, weight, bias, *_shape(x), groups, eps)
-    mean, rstd = spread_statistics(x, groups, eps)
-    return _normalised(x, mean, rstd, weight, bias), mean, rstd
+    return spread_norm(x, weight, bias, groups, eps)
 
 
 def _leaves_idle(x: Tensor, groups: int) -> bool:
     """Small groups are better left to the norm's own kernel: Python waits for fewer."""
     return x.device.type == "cuda" and x.dtype == torch.float32 and x[0].numel() >= LARGE * groups
+
+
+def spread_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    mean, rstd = spread_statistics(x, groups, eps)
+    return _normalised(x, mean, rstd, weight, bias), mean, rstd
 
 
 def spread_statistics(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
